@@ -1,0 +1,55 @@
+"""Extension points, all on one page: exporters, device profiles and network families come by entry point.
+
+The core never imports the folders `exporters/` and `profiles/`; what we ship is reached exactly as a third
+party's is. Groups: `rcnas_edge.exporters` (a class or function that makes an `Exporter`), `rcnas_edge.profiles`
+(a package with `*.toml` files), `rcnas_edge.families` (an object with the methods of `nets.Family`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from rcnas_edge.errors import InputError
+
+EXPORTERS = "rcnas_edge.exporters"
+PROFILES = "rcnas_edge.profiles"
+FAMILIES = "rcnas_edge.families"
+
+
+def registered(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name; two different ones under one name are refused."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        twin = found.setdefault(entry.name, entry)
+        if twin.value != entry.value:
+            raise InputError(
+                f"a name in {group} is registered once, {entry.name!r} is both {twin.value!r} and {entry.value!r}: "
+                "uninstall one of the two packages"
+            )
+    return found
+
+
+def load(group: str, name: str) -> Any:
+    """The object that a plugin registered; InputError names the key and what there is."""
+    there = registered(group)
+    if name not in there:
+        raise InputError(f"no {group.rsplit('.', 1)[1]} plugin is called {name!r}; there are: {', '.join(sorted(there)) or 'none'}")
+    return load_entry(there[name])
+
+
+def load_entry(entry: EntryPoint) -> Any:
+    """Import what an entry point names; a plugin that raises becomes one sentence."""
+    try:
+        return entry.load()
+    except Exception as error:
+        raise InputError(
+            f"the plugin {entry.name!r} ({entry.value}) does not load: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_all(group: str) -> Iterator[tuple[str, Any]]:
+    """Every plugin of a group, by name."""
+    for name, entry in sorted(registered(group).items()):
+        yield name, load_entry(entry)
