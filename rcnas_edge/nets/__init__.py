@@ -1,0 +1,67 @@
+"""Network families: each describes its networks as rows, builds them in torch and cuts students out of teachers.
+
+A family is a plugin (entry point group `rcnas_edge.families`); `family(name)` finds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rcnas_edge import plugins
+from rcnas_edge.space import Layer, Shape, Space
+
+if TYPE_CHECKING:
+    import torch
+
+
+class NetworkConfig(Protocol):
+    """Everything that is needed to build one network, as a frozen value."""
+
+    image: Shape
+    classes: int
+
+    @property
+    def name(self) -> str:
+        """What people call this network, e.g. `wrn-28-10`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the opposite of `Family.config`."""
+
+
+class Family(Protocol):
+    """A family of networks that students can be drawn from. Only `build` and `inherit` need torch."""
+
+    name: str
+    default_network: str
+
+    def network(
+        self, name: str, *, image: Shape, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> NetworkConfig:
+        """The configuration of a network by name; InputError says which names there are."""
+
+    def config(self, values: Mapping[str, Any]) -> NetworkConfig:
+        """A configuration from its JSON values; InputError names what is wrong."""
+
+    def layers(self, config: NetworkConfig) -> tuple[Layer, ...]:
+        """The rows of the network."""
+
+    def build(self, config: NetworkConfig) -> torch.nn.Module:
+        """The network, on images (N, C, H, W) in [0, 1], with fresh weights."""
+
+    def space(self, base: NetworkConfig) -> Space:
+        """The sub-networks of a base network."""
+
+    def inherit(
+        self,
+        student: torch.nn.Module,
+        student_config: NetworkConfig,
+        parent: torch.nn.Module,
+        parent_config: NetworkConfig,
+    ) -> float:
+        """Copy importance-ordered slices of the parent's weights; the share of the student's numbers that it received."""
+
+
+def family(name: str) -> Family:
+    """The family registered under a name; InputError lists what there is."""
+    return plugins.load(plugins.FAMILIES, name)
