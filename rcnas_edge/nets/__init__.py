@@ -59,7 +59,7 @@ class Family(Protocol):
         parent: torch.nn.Module,
         parent_config: NetworkConfig,
     ) -> float:
-        """Copy importance-ordered slices of the parent's weights; the share of the student's numbers that it received."""
+        """Copy importance-ordered slices of the parent's weights; returns the share of the student that was copied."""
 
 
 def family(name: str) -> Family:

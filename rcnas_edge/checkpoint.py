@@ -1,0 +1,169 @@
+"""Weights on disk: a folder with weights.safetensors and JSON beside it; nothing that needs code to unpickle.
+
+Files appear whole (written aside, flushed, renamed), so that a kill at any moment leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcnas_edge.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from rcnas_edge.nets import NetworkConfig
+
+WEIGHTS = "weights.safetensors"
+NETWORK = "network.json"
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file beside `path`, flush it to disk and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(aside)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON values whole; keys sorted as given, two spaces deep."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda aside: aside.write_text(text))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON values; InputError names a file that is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} must be a JSON file, it is not: {error}; delete it to have it made again") from error
+
+
+def digest_of(values: Any) -> str:
+    """Sixteen hex digits that identify JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Tensors and JSON values in one safetensors file, so that they can never be of two different moments."""
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_whole(path, lambda aside: save_file(plain, str(aside), metadata={"values": json.dumps(values)}))
+
+
+def read_state(path: Path, *, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The opposite of `write_state`; InputError names a file that is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            values = json.loads((file.metadata() or {}).get("values", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} must be a whole safetensors file, it is not: {error}") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network on disk: its family, its configuration and what is known of it."""
+
+    family: str
+    network: dict[str, Any]
+    facts: dict[str, Any]
+    folder: Path
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights' file."""
+        return file_sha256(self.folder / WEIGHTS)
+
+    def build(self) -> tuple[nn.Module, NetworkConfig]:
+        """The network with its weights, in eval mode, and its configuration."""
+        from rcnas_edge.nets import family
+
+        kind = family(self.family)
+        config = kind.config(self.network)
+        model = kind.build(config)
+        tensors, _ = read_state(self.folder / WEIGHTS)
+        assign_weights(model, tensors, self.folder / WEIGHTS)
+        return model.eval(), config
+
+
+def write_checkpoint(
+    folder: Path, model: nn.Module, config: NetworkConfig, *, family: str, facts: Mapping[str, Any]
+) -> Checkpoint:
+    """Write weights, then the JSON that makes the folder a checkpoint."""
+    write_state(folder / WEIGHTS, model.state_dict(), {})
+    values = {"schema": 1, "family": family, "network": config.to_dict(), "facts": dict(facts)}
+    write_json(folder / NETWORK, {**values, "sha256": file_sha256(folder / WEIGHTS)})
+    return Checkpoint(family, config.to_dict(), dict(facts), folder)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder; InputError names what is missing, of another version, or not the weights described."""
+    values = read_json(folder / NETWORK)
+    if not isinstance(values, dict) or values.get("schema") != 1 or not {"family", "network", "facts"} <= set(values):
+        raise InputError(f"{folder / NETWORK} must describe a checkpoint of schema 1, it does not: train it again")
+    checkpoint = Checkpoint(values["family"], values["network"], values["facts"], folder)
+    if not (folder / WEIGHTS).is_file() or checkpoint.sha256 != values.get("sha256"):
+        raise InputError(f"{folder / WEIGHTS} must be the file that {NETWORK} names by sha256, it is not: copy both")
+    return checkpoint
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors or a weights-only PyTorch file; anything that needs code to unpickle is refused."""
+    if not path.is_file():
+        raise InputError(f"--weights is a file, {path} is not one")
+    if path.suffix == ".safetensors":
+        return read_state(path)[0]
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is not plain weights
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"weights are a safetensors file or a state dict that torch loads with weights_only=True, {path} is not "
+            f"({reason}): save model.state_dict()"
+        ) from error
+    for key in ("state_dict", "model", "net"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise InputError(
+            f"a weights file holds a state dict (names to tensors), {path} holds a {type(loaded).__name__}"
+        )
+    return loaded
+
+
+def assign_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dict strictly; a `module.` prefix is taken off; InputError names the first misfit."""
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    try:
+        model.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        misfit = " ".join(str(error).split())[:300]
+        raise InputError(f"the weights in {path} must fit the network, they do not: {misfit}") from error
