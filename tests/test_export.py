@@ -1,0 +1,194 @@
+"""An exported file answers as the network does, is the same to the byte, and says nothing of the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import rcnas_edge
+from rcnas_edge.errors import InputError
+from rcnas_edge.export import Artefact, exporter, facts, read_artefact, relative_drift, sidecar, weights_digest
+from rcnas_edge.nets.wrn import WideResNet
+from rcnas_edge.nets.wrn_rows import WrnConfig
+
+IMAGE = (1, 8, 8)
+
+
+def network(robust: bool = True) -> nn.Module:
+    """Every kind of layer that the family wrn has: both blocks, both strides; with batch-norm statistics of its own."""
+    torch.manual_seed(0)
+    frame = {"image": IMAGE, "classes": 10, "mean": (0.3,), "std": (0.4,)}
+    model = WideResNet(WrnConfig((1, 1, 1), (8, 8, 16), (False, robust, robust), **frame)).train()
+    with torch.no_grad():
+        model(torch.rand(32, *IMAGE))
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model = network()
+    path = tmp_path_factory.mktemp("artefacts") / "model.onnx"
+    artefact = exporter("onnx").export(
+        model, path, image=IMAGE, metadata=facts(labels="0123456789", threat="linf:0.1:5")
+    )
+    return model, artefact
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 16, 33])
+def test_the_file_answers_as_the_network_does_at_any_batch(exported, batch):
+    model, artefact = exported
+    images = torch.rand(batch, *IMAGE, generator=torch.Generator().manual_seed(batch))
+    with torch.no_grad():
+        expected = model.eval()(images).numpy()
+    logits = exporter("onnx").predict(artefact)(images.numpy())
+    assert logits.dtype == np.float32
+    assert relative_drift(expected, logits).max() < 1e-5
+
+
+def test_one_file_ships_and_it_says_what_it_is(exported):
+    model, artefact = exported
+    assert sorted(path.name for path in artefact.path.parent.iterdir()) == ["model.onnx", "model.onnx.json"]
+    proto = onnx.load(artefact.path, load_external_data=False)
+    onnx.checker.check_model(proto, full_check=True)
+    assert not any(tensor.external_data for tensor in proto.graph.initializer)
+    assert proto.opset_import[0].version == 18
+    said = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(said["labels"]) == list("0123456789")
+    assert json.loads(said["image"]) == [1, 8, 8]
+    assert json.loads(said["input_range"]) == [0, 1]
+    assert said["threat"] == "linf:0.1:5"
+    assert said["digest"] == weights_digest(model)
+    assert json.loads(said["versions"])["torch"] == torch.__version__.split("+")[0]
+    assert list(said) == sorted(said)
+
+
+def test_the_file_holds_no_path_of_this_machine(exported):
+    everything = exported[1].path.read_bytes()
+    home = str(next(iter(rcnas_edge.__path__)))
+    assert home.encode() not in everything
+    assert b"stack_trace" not in everything
+    assert b".py" not in everything
+
+
+def test_the_sidecar_names_the_bytes_that_ship(exported):
+    artefact = exported[1]
+    serialised = artefact.path.read_bytes()
+    assert artefact.sha256 == hashlib.sha256(serialised).hexdigest()
+    assert artefact.bytes == len(serialised)
+    assert read_artefact(artefact.path) == artefact
+    assert Artefact.from_dict(json.loads(json.dumps(artefact.to_dict()))) == artefact
+    assert json.loads(sidecar(artefact.path).read_text())["path"] == "model.onnx"
+
+
+def test_the_same_network_gives_the_same_bytes_and_is_left_as_it_was(exported, tmp_path, capfd, caplog):
+    model, artefact = exported
+    model.train()
+    model.stages[1].eval()
+    modes = [module.training for module in model.modules()]
+    before = weights_digest(model)
+    again = exporter("onnx").export(
+        model, tmp_path / "again.onnx", image=IMAGE, metadata=facts(labels="0123456789", threat="linf:0.1:5")
+    )
+    assert again.sha256 == artefact.sha256
+    assert [module.training for module in model.modules()] == modes
+    assert weights_digest(model) == before
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert logging.root.manager.disable == logging.NOTSET
+    model.eval()
+
+
+def test_opset_17_is_written_and_checked(tmp_path, exported):
+    model, _ = exported
+    artefact = exporter("onnx").export(model, tmp_path / "old.onnx", image=IMAGE, metadata={}, opset=17)
+    proto = onnx.load(artefact.path)
+    assert proto.opset_import[0].version == 17
+    onnx.checker.check_model(proto, full_check=True)
+    with pytest.raises(InputError, match="at least 17, got 16"):
+        exporter("onnx").export(model, tmp_path / "older.onnx", image=IMAGE, metadata={}, opset=16)
+
+
+def test_a_file_that_was_changed_is_not_run(exported, tmp_path):
+    artefact = exported[1]
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(artefact.path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(InputError, match="changed after the export"):
+        exporter("onnx").predict(Artefact(copy, "onnx", "fp32", artefact.sha256, artefact.bytes))
+    with pytest.raises(InputError, match="is not there"):
+        Artefact(tmp_path / "none.onnx", "onnx", "fp32", artefact.sha256, 1).check()
+
+
+class Branch(nn.Module):
+    def forward(self, images):
+        return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+
+
+class FrozenBatch(nn.Module):
+    def forward(self, images):
+        return images.reshape(2, 64)
+
+
+class Random(nn.Module):
+    def forward(self, images):
+        return (images + torch.rand_like(images)).flatten(1)
+
+
+class Foreign(nn.Module):
+    def forward(self, images):
+        return torch.ops.rcnas_test.reverse(images).flatten(1)
+
+
+@torch.library.custom_op("rcnas_test::reverse", mutates_args=())
+def reverse(images: torch.Tensor) -> torch.Tensor:
+    return images.flip(0)
+
+
+@reverse.register_fake
+def _(images):
+    return torch.empty_like(images)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Branch(), r"can be traced, 0 \(Branch, line \d+\) cannot: .*branches on the values"),
+        (FrozenBatch(), "any batch size, this one fixes it"),
+        (Random(), "answers as the network does"),
+        (Foreign(), r"'rcnas_test.reverse' \(layer 0\) has none"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_network_that_cannot_be_exported_is_one_sentence_and_no_file(layer, words, tmp_path, capfd):
+    path = tmp_path / "out" / "model.onnx"
+    with pytest.raises(InputError, match=words) as caught:
+        exporter("onnx").export(nn.Sequential(layer), path, image=IMAGE, metadata={})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    assert not path.parent.exists() or not list(path.parent.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_labels_are_one_per_class(tmp_path):
+    with pytest.raises(InputError, match="3 labels for 64 classes"):
+        exporter("onnx").export(
+            nn.Sequential(nn.Flatten()), tmp_path / "model.onnx", image=IMAGE, metadata=facts(labels="abc")
+        )
+
+
+def test_drift_is_relative_to_the_largest_logit():
+    reference = np.array([[1.0, -4.0], [2.0, 0.0]], dtype=np.float32)
+    np.testing.assert_allclose(relative_drift(reference, reference + np.array([[0.0, 0.4], [0.2, 0.0]])), [0.1, 0.05])
+    with pytest.raises(InputError, match="one shape"):
+        relative_drift(reference, reference[:, :1])
+
+
+def test_an_unknown_exporter_names_what_there_is():
+    with pytest.raises(InputError, match="there are: onnx"):
+        exporter("nothing")
