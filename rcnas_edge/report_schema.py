@@ -1,0 +1,212 @@
+"""`SCHEMA`, the one description of report.json (schema 1): what is written is checked against it.
+
+Every key is always there; null means not reached, not measured, or not a finite number. A key may be added within a
+schema number, none is renamed or changes its unit. 1 MAC = 2 FLOPs everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rcnas_edge.report_fields import Anything, Each, Field, Flag, Many, Number, Record, Text, described
+
+SCHEMA_NUMBER = 1
+DECISIONS = ("robust", "not robust", "inconclusive", "not checked")
+
+COUNT = Number(whole=True, least=0)
+AMOUNT = Number(least=0)
+
+
+def _name(meaning: str, among: tuple[str, ...] = ()) -> Field:
+    return Field(Text(among), meaning, null=False)
+
+
+RATE = Record(
+    {
+        "hits": Field(COUNT, "examples for which it holds", null=False),
+        "total": Field(COUNT, "examples asked", null=False),
+        "value": Field(AMOUNT, "hits / total, a fraction", null=False),
+        "low": Field(AMOUNT, "lower end of the 95 % Wilson interval, a fraction", null=False),
+        "high": Field(AMOUNT, "upper end of the 95 % Wilson interval, a fraction", null=False),
+    }
+)
+COST = Record(
+    {
+        "macs": Field(COUNT, "multiply-accumulates for one image; 1 MAC = 2 FLOPs"),
+        "flops": Field(COUNT, "2 x macs", optional=True),
+        "params": Field(COUNT, "trainable parameters"),
+        "size": Field(COUNT, "bytes of the file that ships, estimated"),
+        "memory": Field(COUNT, "bytes of peak activations and weights, estimated"),
+        "latency": Field(AMOUNT, "milliseconds for one image, predicted by the profile"),
+        "measured": Field(AMOUNT, "share of the latency that rests on measured rows, a fraction"),
+    }
+)
+COSTS = Each(COST)
+TARGET = Record(
+    {
+        "profile": _name("name of the device profile"),
+        "precision": _name("precision of the artefact, e.g. fp32"),
+        "threads": Field(Number(whole=True, least=1), "threads of the runtime", null=False),
+    }
+)
+BUDGET = Record(
+    {
+        "target": _name("profile/precision/threads, one of the targets"),
+        "name": _name("quantity: latency, macs, flops, params, size or memory"),
+        "unit": _name("unit of every amount of this row"),
+        "asked": Field(Text(), "the limit as the user wrote it, e.g. 40%", optional=True),
+        "limit": Field(AMOUNT, "the limit"),
+        "teacher": Field(AMOUNT, "what the teacher costs"),
+        "cheapest": Field(AMOUNT, "the cheapest found in the space"),
+        "exact": Field(Flag(), "whether the cheapest was found by enumeration", optional=True),
+        "predicted": Field(AMOUNT, "what the student costs by the profile and its rows"),
+        "measured": Field(AMOUNT, "what the artefact costs, measured or counted"),
+        "met": Field(Flag(), "whether the student is within the limit, by the measured amount where there is one"),
+    }
+)
+STAGE = Record(
+    {
+        "name": _name("name of the stage"),
+        "depth": Field(COUNT, "blocks"),
+        "width": Field(COUNT, "channels"),
+        "block": Field(Text(), "kind of block"),
+    },
+    open=True,
+)
+ARCHITECTURE = Record(
+    {
+        "family": _name("network family"),
+        "name": _name("what people call the network"),
+        "options": Field(Each(Anything()), "the option picked, by gene", optional=True),
+        "stages": Field(Many(STAGE), "the student, stage by stage", optional=True),
+        "teacher_stages": Field(Many(STAGE), "the teacher, stage by stage", optional=True),
+    },
+    open=True,
+)
+TEACHER = Record(
+    {
+        "name": Field(Text(), "what people call the network", optional=True),
+        "cost": Field(COSTS, "cost by target"),
+        "clean": Field(RATE, "right without an attack, on test images"),
+        "robust": Field(RATE, "still right under the same attacks as the student, on the same test images"),
+    }
+)
+SCORE = Record(
+    {
+        "robust": Field(Number(), "robust accuracy on held-out images by this judge, a fraction"),
+        "clean": Field(Number(), "clean accuracy on held-out images, a fraction", optional=True),
+        "n": Field(COUNT, "held-out images", optional=True),
+        "judge": Field(Text(), "digest of the judge", optional=True),
+        "seconds": Field(AMOUNT, "time the judge took", optional=True),
+    }
+)
+CANDIDATE = Record(
+    {
+        "architecture": Field(Anything(), "the option picked, by gene", null=False),
+        "score": Field(SCORE, "what the judge found"),
+        "cost": Field(Each(AMOUNT), "amount by quantity, in the budgets' units"),
+        "feasible": Field(Flag(), "whether it is within every budget", null=False),
+        "chosen": Field(Flag(), "whether it became the student", null=False),
+    }
+)
+SEARCH = Record(
+    {
+        "strategy": _name("search strategy"),
+        "judge": _name("what judged the candidates"),
+        "evaluations": Field(COUNT, "architectures judged"),
+        "seconds": Field(AMOUNT, "time of the search, judging included"),
+        "candidates": Field(Many(CANDIDATE), "what was judged, in order", null=False),
+    }
+)
+TRAINING = Record(
+    {
+        "recipe": Field(Anything(), "name of the recipe, or its settings", null=False),
+        "epochs": Field(COUNT, "epochs trained"),
+        "seconds": Field(AMOUNT, "time of the training"),
+        "best_epoch": Field(COUNT, "the epoch that was kept: best robust accuracy on held-out images"),
+        "history": Field(
+            Many(Each(Number())),
+            "one object per epoch: epoch, loss, clean, robust (held-out, fractions)",
+            optional=True,
+        ),
+    }
+)
+ATTACK = Record(
+    {
+        "name": _name("the attack"),
+        "source": _name("what it was made on: the torch twin, a replay on the artefact, the artefact itself"),
+        "robust": Field(RATE, "still right under this attack"),
+        "forwards": Field(COUNT, "images pushed forwards through the network"),
+        "backwards": Field(COUNT, "images pushed backwards through the network"),
+        "seconds": Field(AMOUNT, "time of the attack"),
+    }
+)
+DIFFERENCE = Record(
+    {
+        "value": Field(Number(), "the difference, a fraction"),
+        "low": Field(Number(), "lower end of its 95 % interval"),
+        "high": Field(Number(), "upper end of its 95 % interval"),
+    }
+)
+VERDICT = Record(
+    {
+        "decision": _name("robust, not robust, inconclusive or not checked", DECISIONS),
+        "reasons": Field(Many(Text()), "why, one sentence each", null=False),
+        "flags": Field(
+            Many(Text()), "signs of masked gradients that were raised; any makes it inconclusive", null=False
+        ),
+        "threat": _name("threat model, e.g. linf:8/255:10"),
+        "n": Field(COUNT, "test images attacked", null=False),
+        "clean": Field(RATE, "right without an attack"),
+        "robust": Field(RATE, "right under every attack, worst case per example"),
+        "parity": Field(Anything(), "agreement of the artefact with the trained network: a rate, or rates by name"),
+        "attacks": Field(Many(ATTACK), "each attack", null=False),
+    },
+    open=True,
+)
+LATENCY = Record(
+    {
+        "p50_ms": Field(AMOUNT, "median for one image, milliseconds"),
+        "p95_ms": Field(AMOUNT, "95th percentile, milliseconds"),
+        "stable": Field(Flag(), "whether the machine held still enough while it was timed"),
+        "runtime": Field(Text(), "runtime and version"),
+        "threads": Field(COUNT, "threads"),
+        "runs": Field(COUNT, "timed runs", optional=True),
+        "provider": Field(Text(), "execution provider", optional=True),
+    }
+)
+ARTEFACT = Record(
+    {
+        "path": _name("file, relative to the run's folder"),
+        "format": _name("e.g. onnx"),
+        "precision": _name("e.g. fp32"),
+        "sha256": _name("digest of the very file that ships"),
+        "bytes": Field(COUNT, "size of the file", null=False),
+        "latency": Field(LATENCY, "as measured on this machine"),
+        "verdict": Field(VERDICT, "is the very file robust"),
+    }
+)
+SCHEMA = Record(
+    {
+        "task": Field(Anything(), "what was asked, as in task.toml", null=False),
+        "seed": Field(Number(whole=True), "the seed that everything random follows from", null=False),
+        "targets": Field(Many(TARGET), "where the network is to run", optional=True),
+        "budgets": Field(Many(BUDGET), "what it may cost; all of them hold at once", optional=True),
+        "architecture": Field(ARCHITECTURE, "the student", optional=True),
+        "cost": Field(COSTS, "what the student costs, by target", optional=True),
+        "teacher": Field(TEACHER, "the network it was made from", optional=True),
+        "search": Field(SEARCH, "how the architecture was found", optional=True),
+        "training": Field(TRAINING, "how the student was trained", optional=True),
+        "artefacts": Field(Many(ARTEFACT), "the files that ship", optional=True),
+        "not_checked": Field(Many(Text()), "what this run did not check, one sentence each", optional=True),
+        "versions": Field(Each(Anything()), "version by package, interpreter and machine", optional=True),
+        "seconds": Field(Each(AMOUNT), "time by stage of the run", optional=True),
+        "failed": Field(Text(), "why the run ended before its last stage; null if it did not", optional=True),
+    }
+)
+
+
+def fields() -> Iterator[tuple[str, str, str]]:
+    """Every field of report.json as (place, kind, meaning), in order: the rows of the README's table."""
+    yield "schema", "integer", f"{SCHEMA_NUMBER}; a reader refuses a number it does not know"
+    yield from described(SCHEMA)

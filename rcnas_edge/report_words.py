@@ -1,0 +1,130 @@
+"""Amounts, rates and times in words for people, and the tables they stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from rcnas_edge.report_drawing import element
+
+FLOPS_NOTE = "1 MAC (multiply-accumulate) = 2 FLOPs."
+UNITS = {"latency": "ms", "macs": "MACs", "flops": "FLOPs", "params": "parameters", "size": "bytes", "memory": "bytes"}
+COUNTED = ("macs", "flops", "params")
+"""Quantities that their own name is the unit of."""
+JOINED = "\N{NO-BREAK SPACE}"
+PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+WORDS = {
+    "latency": "latency, one image",
+    "macs": "MACs",
+    "flops": "FLOPs",
+    "params": "parameters",
+    "size": "size of the file",
+    "memory": "peak memory",
+}
+
+
+def amount(value: float | None, unit: str) -> str:
+    """An amount with its unit for people, e.g. 2.41 M MACs, which no line break divides; 1 kB = 1000 bytes."""
+    if value is None:
+        return "not known"
+    if unit == "ms":
+        return f"{_three_digits(value)}{JOINED}ms"
+    # the next prefix from 999.5 on, because three digits round to 1000 there
+    size, prefix = next(((size, name) for size, name in PREFIXES if value >= 0.9995 * size), (1.0, ""))
+    words = f"{prefix}B" if unit == "bytes" else f"{prefix}{JOINED}{unit}"
+    return f"{_three_digits(value / size)}{JOINED}{words.strip()}".strip()
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent with one decimal."""
+    return "not known" if value is None else f"{100 * value:.1f}{JOINED}%"
+
+
+def interval(rate: Mapping[str, Any] | None) -> str:
+    """The 95 % interval and n of a rate."""
+    if rate is None:
+        return ""
+    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}] of n{JOINED}={JOINED}{rate['total']}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people, e.g. 3 min 12 s."""
+    if seconds is None:
+        return "not known"
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def share(value: float | None, whole: float | None) -> str:
+    """The value in per cent of the teacher's, or nothing."""
+    return f"{100 * value / whole:.1f} % of the teacher" if value is not None and whole else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, cards: bool = False) -> Element:
+    """A table; a cell is text, an element or (text, small text). With cards, a row is a card on narrow screens."""
+    top = element("thead", element("tr", *(element("th", label, scope="col") for label in head)))
+    return element("table", top, _rows(head[1:], rows), class_="cards" if cards else "plain")
+
+
+def pairs(rows: Iterable[tuple[str, Any]]) -> Element:
+    """A table of names and what they stand for."""
+    return element("table", _rows(("",), rows), class_="pairs")
+
+
+def _rows(labels: Sequence[str], rows: Iterable[Sequence[Any]]) -> Element:
+    body = element("tbody")
+    for row in rows:
+        first, *rest = (cell if isinstance(cell, tuple) else (cell, "") for cell in row)
+        line = element("tr", element("th", *_cell(first), scope="row"))
+        for label, cell in zip(labels, rest, strict=True):
+            line.append(element("td", *_cell(cell), data_label=label))
+        body.append(line)
+    return body
+
+
+def _cell(cell: tuple[Any, str]) -> list[Element]:
+    text, small = cell
+    parts = [text if isinstance(text, Element) else element("span", text)] if text != "" else []
+    return [*parts, element("small", small)] if small else parts
+
+
+def yes_or_no(good: bool | None) -> Element:
+    """Yes or no in words and colour."""
+    if good is None:
+        return element("span", "not known", class_="unsure")
+    return element(
+        "span", "✓\N{NO-BREAK SPACE}yes" if good else "✗\N{NO-BREAK SPACE}no", class_="good" if good else "bad"
+    )
+
+
+def flat(value: Mapping[str, Any], at: str = "") -> Iterable[tuple[str, str]]:
+    """The leaves of nested objects as (dotted key, words)."""
+    for key, entry in value.items():
+        place = f"{at}.{key}" if at else key
+        if isinstance(entry, Mapping) and entry:
+            yield from flat(entry, place)
+        else:
+            yield place, plain(entry)
+
+
+def plain(value: Any) -> str:
+    """Any JSON value in words, on one line."""
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(plain(entry) for entry in value) or "none"
+    return str(value)

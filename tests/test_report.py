@@ -1,0 +1,552 @@
+"""The report: what is written is valid and complete, what is wrong is refused by name, what is missing is said."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rcnas_edge.errors import InputError
+from rcnas_edge.evaluate import Rate
+from rcnas_edge.report import report, write_report
+from rcnas_edge.report_drawing import ticks
+from rcnas_edge.report_schema import SCHEMA, fields
+from rcnas_edge.report_words import amount, duration
+
+TARGET = "host/fp32/1"
+
+
+def cost(macs: int, params: int, latency: float) -> dict[str, Any]:
+    return {
+        "macs": macs,
+        "params": params,
+        "size": 4 * params + 21_000,
+        "memory": 4 * params + 260_000,
+        "latency": latency,
+        "measured": 0.982,
+    }
+
+
+def candidates(count: int = 40) -> list[dict[str, Any]]:
+    """Candidates of a search that gets better: seeded, some over the budget, one chosen."""
+    draw = random.Random(3)
+    found = []
+    for index in range(count):
+        macs = round(draw.uniform(0.8e6, 2.9e6))
+        robust = 0.35 + 0.1 * math.log2(macs / 0.8e6) + 0.003 * index + draw.gauss(0, 0.02)
+        found.append(
+            {
+                "architecture": {"stage1.depth": draw.choice([1.0, 0.5]), "stage1.robust": draw.random() < 0.5},
+                "score": {"robust": robust, "clean": robust + 0.2, "n": 256, "judge": "5be1f0", "seconds": 0.9},
+                "cost": {"macs": macs, "latency": macs / 9e6},
+                "feasible": macs < 2.55e6,
+                "chosen": False,
+            }
+        )
+    max((entry for entry in found if entry["feasible"]), key=lambda entry: entry["score"]["robust"])["chosen"] = True
+    return found
+
+
+def run_values() -> dict[str, Any]:
+    """A whole run of the default task as the pipeline hands it over, with invented but coherent numbers."""
+    draw = random.Random(5)
+    history = [
+        {
+            "epoch": epoch,
+            "loss": 1.9 * math.exp(-epoch / 12) + 0.35 + draw.gauss(0, 0.01),
+            "clean": 0.97 - 0.75 * math.exp(-epoch / 6),
+            "robust": 0.76 - 0.66 * math.exp(-epoch / 9) + draw.gauss(0, 0.008),
+        }
+        for epoch in range(1, 41)
+    ]
+    attacks = [
+        ("apgd-ce", "torch twin", 372, 50_000, 49_500, 8.1),
+        ("apgd-t", "torch twin", 365, 334_800, 331_452, 52.4),
+        ("square", "torch twin", 365, 365_000, 0, 13.9),
+        ("replay of apgd-ce and apgd-t", "model.onnx", 365, 1_000, 0, 0.4),
+        ("square", "model.onnx", 364, 365_000, 0, 41.2),
+    ]
+    verdict = {
+        "decision": "robust",
+        "reasons": ["robust accuracy 72.8 % is at least the 65.0 % that --min-robust asks for"],
+        "flags": [],
+        "threat": "linf:0.1/1:10",
+        "n": 500,
+        "clean": Rate(474, 500).to_dict(),
+        "robust": Rate(364, 500).to_dict(),
+        "parity": {"clean": Rate(500, 500).to_dict(), "adversarial": Rate(500, 500).to_dict()},
+        "attacks": [
+            {
+                "name": name,
+                "source": source,
+                "robust": Rate(hits, 500).to_dict(),
+                "forwards": forwards,
+                "backwards": backwards,
+                "seconds": seconds,
+            }
+            for name, source, hits, forwards, backwards, seconds in attacks
+        ],
+    }
+    teacher_cost, student_cost = cost(6_402_880, 691_674, 0.71), cost(2_437_184, 241_082, 0.272)
+    return {
+        "task": {
+            "dataset": {
+                "name": "digits",
+                "image": [1, 8, 8],
+                "classes": 10,
+                "train": 1097,
+                "held_out": 200,
+                "test": 500,
+            },
+            "threat": "linf:0.1/1:10",
+            "strategy": "rc-nas",
+            "evaluations": 40,
+            "weights": None,
+        },
+        "seed": 0,
+        "targets": [{"profile": "host", "precision": "fp32", "threads": 1}],
+        "budgets": [
+            {
+                "target": TARGET,
+                "name": "macs",
+                "unit": "MACs",
+                "asked": "40%",
+                "limit": 2_561_152.0,
+                "teacher": 6_402_880,
+                "cheapest": 318_464,
+                "exact": False,
+                "predicted": 2_437_184,
+                "measured": 2_437_184,
+                "met": True,
+            },
+            {
+                "target": TARGET,
+                "name": "latency",
+                "unit": "ms",
+                "asked": "60%",
+                "limit": 0.426,
+                "teacher": 0.71,
+                "cheapest": 0.061,
+                "exact": False,
+                "predicted": 0.272,
+                "measured": 0.284,
+                "met": True,
+            },
+        ],
+        "architecture": {
+            "family": "wrn",
+            "name": "wrn 1-2-1 x 32-40-56",
+            "options": {"stem.stride": 1, "stage1.depth": 0.5, "stage1.width": 1.0, "stage3.robust": True},
+            "stages": [
+                {"name": "stem", "depth": 1, "width": 16, "block": "conv 3x3"},
+                {"name": "stage1", "depth": 1, "width": 32, "block": "basic"},
+                {"name": "stage2", "depth": 2, "width": 40, "block": "basic"},
+                {"name": "stage3", "depth": 1, "width": 56, "block": "robust", "stride": 2},
+            ],
+            "teacher_stages": [
+                {"name": "stem", "depth": 1, "width": 16, "block": "conv 3x3"},
+                {"name": "stage1", "depth": 2, "width": 32, "block": "basic"},
+                {"name": "stage2", "depth": 2, "width": 64, "block": "basic"},
+                {"name": "stage3", "depth": 2, "width": 128, "block": "basic"},
+            ],
+            "depths": [1, 2, 1],
+        },
+        "cost": {TARGET: student_cost},
+        "teacher": {
+            "name": "wrn-16-2",
+            "cost": {TARGET: teacher_cost},
+            "clean": Rate(482, 500).to_dict(),
+            "robust": Rate(371, 500).to_dict(),
+        },
+        "search": {
+            "strategy": "rc-nas",
+            "judge": "inherited weights + 2 epochs (5be1f0)",
+            "evaluations": 40,
+            "seconds": 61.3,
+            "candidates": candidates(),
+        },
+        "training": {
+            "recipe": {"method": "rslad", "epochs": 40, "learning_rate": 0.1, "attack": {"steps": 7, "step": 0.036}},
+            "epochs": 40,
+            "seconds": 48.7,
+            "best_epoch": 36,
+            "history": history,
+        },
+        "artefacts": [
+            {
+                "path": "artefacts/model.onnx",
+                "format": "onnx",
+                "precision": "fp32",
+                "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                "bytes": 985_344,
+                "latency": {
+                    "p50_ms": 0.284,
+                    "p95_ms": 0.311,
+                    "stable": True,
+                    "runtime": "onnxruntime 1.31.1",
+                    "threads": 1,
+                    "runs": 31_004,
+                    "provider": "CPUExecutionProvider",
+                },
+                "verdict": verdict,
+            }
+        ],
+        "not_checked": [
+            "AutoAttack's FAB was not run (level standard).",
+            "Other threat models than linf:0.1/1:10 were not tried.",
+        ],
+        "versions": {"rcnas-edge": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "cpu": "an x86-64 CPU, 2 cores"},
+        "seconds": {"teacher": 71.0, "profile": 40.2, "search": 61.3, "train": 48.7, "export": 3.0, "verify": 116.0},
+    }
+
+
+class Page(HTMLParser):
+    """What a browser would see: text outside of style, ids, attributes that fetch, tags that stay open."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.fetched, self.ids, self.open, self.tags = "", [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+        for key, value in attrs:
+            if key in ("src", "href", "srcset", "action", "data", "xlink:href", "poster"):
+                self.fetched.append(value)
+            if key == "id":
+                self.ids.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data.replace("\N{NO-BREAK SPACE}", " ") + " "
+
+
+def write(folder: Path, values: dict[str, Any]) -> tuple[dict[str, Any], Page]:
+    """Both files of a report, read back; a constant such as NaN in the JSON fails."""
+
+    def never(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json_path, html_path = write_report(folder, values)
+    content = json.loads(json_path.read_text(encoding="utf-8"), parse_constant=never)
+    return content, Page(html_path.read_text(encoding="utf-8"))
+
+
+def test_every_value_comes_back_from_json_and_flops_are_two_macs(tmp_path: Path) -> None:
+    values = run_values()
+    content, _ = write(tmp_path, values)
+    assert content.pop("schema") == 1
+    assert content.pop("failed") is None
+    for costs in (values["cost"], values["teacher"]["cost"]):
+        costs[TARGET]["flops"] = 2 * costs[TARGET]["macs"]
+    assert content == values
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_writing_twice_gives_the_same_bytes_and_a_report_is_its_own_input(tmp_path: Path) -> None:
+    once = [path.read_bytes() for path in write_report(tmp_path / "a", run_values())]
+    again = [path.read_bytes() for path in write_report(tmp_path / "b", json.loads(once[0]))]
+    assert once == again
+
+
+def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
+    _, page = write(tmp_path, run_values())
+    for words in (
+        "wrn 1-2-1 x 32-40-56", "Made from the teacher wrn-16-2", "asked: 40%", "2.44 M MACs", "38.1 % of the teacher",
+        "4.87 M FLOPs", "1 MAC = 2 FLOPs", "0.284 ms", "+4.4 % off the predicted one", "✓ yes", "72.8 %",
+        "[68.7, 76.5] of n = 500", "74.2 %", "replay of apgd-ce and apgd-t", "torch twin", "334,800",
+        "No flag of masked gradients was raised", "AutoAttack's FAB was not run", "2.15.0", "1 min 56 s",
+        "basic → robust", "64 → 40", "Epoch 36 was kept", "40 architectures judged", "linf:0.1/1:10", "9f86d0818",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert page.open == []
+
+
+def test_the_page_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    _, page = write(tmp_path, run_values())
+    assert page.fetched == ["report.json"]
+    assert not {"script", "link", "img", "iframe", "object", "embed", "use", "image", "base"} & set(page.tags)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//|url\(|@import|@font-face|\son\w+=", html)
+    assert "default-src 'none'" in html
+    assert "prefers-color-scheme: dark" in html
+    assert "width=device-width" in html
+
+
+@pytest.mark.parametrize("place", ["name", "option", "task", "reason", "version", "target", "failed"])
+def test_names_from_outside_are_text_not_markup(tmp_path: Path, place: str) -> None:
+    evil = "<script>alert(1)</script>\"'&<b>\x00"
+    values = run_values()
+    if place == "name":
+        values["architecture"]["name"] = evil
+    elif place == "option":
+        values["architecture"]["options"][evil] = evil
+    elif place == "task":
+        values["task"] = {evil: {evil: [evil]}}
+    elif place == "reason":
+        values["artefacts"][0]["verdict"]["reasons"] = [evil]
+    elif place == "version":
+        values["versions"][evil] = evil
+    elif place == "target":
+        values["targets"][0]["profile"] = evil
+        for row in values["budgets"]:
+            row["target"] = f"{evil}/fp32/1"
+        for holder in (values, values["teacher"]):
+            holder["cost"] = {f"{evil}/fp32/1": holder["cost"][TARGET]}
+    else:
+        values["failed"] = evil
+    content, page = write(tmp_path, values)
+    assert not {"script", "b"} & set(page.tags)
+    assert "<script>alert(1)</script>\"'&<b>\N{REPLACEMENT CHARACTER}" in page.text
+    assert evil in json.dumps(content, ensure_ascii=False).encode().decode("unicode_escape")
+
+
+def test_a_file_name_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) -> None:
+    values = run_values()
+    values["task"]["data_root"] = "/data/\udcff"
+    content, _ = write(tmp_path, values)
+    assert content["task"]["data_root"] == "/data/\udcff"
+
+
+SECTIONS = [name for name, field in SCHEMA.fields.items() if field.optional and name not in ("targets", "failed")]
+
+
+@pytest.mark.parametrize("failed", [None, "training failed: the loss is not a number at epoch 3"])
+@pytest.mark.parametrize("section", SECTIONS)
+def test_any_section_may_be_missing_and_the_page_says_so(tmp_path: Path, section: str, failed: str | None) -> None:
+    values = run_values()
+    del values[section]
+    if failed:
+        values["failed"] = failed
+    content, page = write(tmp_path, values)
+    assert content[section] is None
+    if section == "teacher":  # it has no section of its own: it stands beside the student
+        assert "Made from" not in page.text
+        return
+    assert section in page.ids
+    reason = f"the run ended before it ({failed})" if failed else "this stage has not been run"
+    assert page.text.count(f"Not there: {reason}.") == 1
+    assert ("This run did not finish" in page.text) == bool(failed)
+
+
+def test_a_run_that_failed_at_once_still_has_its_report(tmp_path: Path) -> None:
+    failed = "a budget must be satisfiable, the cheapest has 0.3 M MACs: raise --max-macs"
+    content, page = write(tmp_path, {"task": {"dataset": "digits"}, "seed": 7, "failed": failed})
+    assert list(content) == ["schema", *SCHEMA.fields]
+    assert page.text.count(failed) == 1 + sum(section not in ("teacher",) for section in SECTIONS)
+    assert "not checked" in page.text
+    assert "digits" in page.text
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan")])
+def test_numbers_that_are_not_finite_become_null_and_are_listed(tmp_path: Path, number: float) -> None:
+    values = run_values()
+    values["search"]["candidates"][2]["score"]["robust"] = number
+    values["training"]["history"][1]["loss"] = number
+    values["task"]["deep"] = [{"x": number}]
+    values["budgets"][1]["measured"] = number
+    content, page = write(tmp_path, values)
+    assert content["search"]["candidates"][2]["score"]["robust"] is None
+    assert content["training"]["history"][1]["loss"] is None
+    assert content["task"]["deep"] == [{"x": None}]
+    assert content["budgets"][1]["measured"] is None
+    assert len(content["not_checked"]) == len(values["not_checked"]) + 4
+    sentence = f"search.candidates[2].score.robust was not a finite number ({float(number)}) and is written as null"
+    assert sentence in content["not_checked"]
+    assert sentence in page.text
+
+
+def test_numpy_scalars_and_tuples_are_read_as_json(tmp_path: Path) -> None:
+    values = run_values()
+    values["seed"] = np.int64(3)
+    values["training"]["seconds"] = np.float32(0.5)
+    values["task"]["image"] = (1, 8, 8)
+    content, _ = write(tmp_path, values)
+    assert (content["seed"], content["training"]["seconds"], content["task"]["image"]) == (3, 0.5, [1, 8, 8])
+
+
+def place(values: dict[str, Any], path: str) -> tuple[Any, Any]:
+    """The holder and the last key of a path such as budgets.0.limit."""
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in way:
+        values = values[part]
+    return values, last
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("seed", "top level needs the field 'seed', which is missing: give it"),
+        ("budgets.0.met", "budgets[0] needs the field 'met', which is missing: give it, or null"),
+        (f"cost.{TARGET}.macs", f"cost.{TARGET} needs the field 'macs'"),
+        ("search.candidates.4.score.robust", "search.candidates[4].score needs the field 'robust'"),
+        ("artefacts.0.verdict.attacks.1.source", "artefacts[0].verdict.attacks[1] needs the field 'source'"),
+        ("teacher.robust.low", "teacher.robust needs the field 'low'"),
+    ],
+)
+def test_a_missing_field_is_named(path: str, sentence: str) -> None:
+    values = run_values()
+    holder, last = place(values, path)
+    del holder[last]
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        report(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "at"),
+    [
+        ("budget", "top level"),
+        ("budgets.0.limt", "budgets[0]"),
+        ("search.candidates.0.costs", "search.candidates[0]"),
+        ("artefacts.0.latency.mean", "artefacts[0].latency"),
+    ],
+)
+def test_an_unknown_field_is_named_with_those_that_there_are(path: str, at: str) -> None:
+    values = run_values()
+    holder, last = place(values, path)
+    holder[last] = 1
+    with pytest.raises(InputError, match=re.escape(f"report.json's {at} has no field {last!r}; its fields are: ")):
+        report(values)
+
+
+def test_unknown_keys_pass_where_others_have_the_word() -> None:
+    values = run_values()
+    values["architecture"]["grouping"] = values["architecture"]["stages"][0]["stride"] = 2
+    values["task"]["new"] = values["versions"]["new"] = "1"
+    content = report(values)
+    assert content["architecture"]["grouping"] == content["architecture"]["stages"][0]["stride"] == 2
+    assert content["task"]["new"] == content["versions"]["new"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        ("seed", 1.5, "seed is a whole number, got 1.5"),
+        ("seed", None, "seed is never null"),
+        ("seed", True, "seed is a whole number, got True"),
+        ("schema", 2, "schema is 1"),
+        ("budgets.0.met", 1, "budgets[0].met is true or false, got 1"),
+        ("budgets.0.limit", "40%", "budgets[0].limit is a number, got '40%'"),
+        ("budgets.0.target", "phone/fp32/1", "target is one of the run's targets (host/fp32/1), got 'phone/fp32/1'"),
+        (f"cost.{TARGET}.flops", 2_437_184, f"cost.{TARGET}.flops is 2 x macs = 4874368, got 2437184"),
+        (f"cost.{TARGET}.params", -1, f"cost.{TARGET}.params is at least 0, got -1"),
+        ("artefacts.0.verdict.decision", "fine", "'inconclusive', 'not checked', got 'fine'"),
+        ("artefacts.0.verdict.flags", ["zero gradients"], "never robust while a flag is raised"),
+        ("artefacts.0.verdict.robust.hits", 501, "a rate with hits <= total"),
+        ("artefacts.0.verdict.robust.value", 0.9, "hits / total = 0.728, got 0.9"),
+        ("artefacts.0.verdict.robust.low", math.nan, "never null and always a finite number"),
+        ("not_checked", "nothing", "not_checked is a list, got 'nothing'"),
+        ("task", {"x": object()}, "task.x is a JSON value"),
+        ("task", {3: "x"}, "task is an object with texts as keys"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_with_the_rule_and_the_value(path: str, value: Any, rule: str) -> None:
+    values = run_values()
+    holder, last = place(values, path)
+    holder[last] = value
+    with pytest.raises(InputError, match=re.escape(rule)):
+        report(values)
+
+
+def test_a_refused_report_leaves_the_old_files(tmp_path: Path) -> None:
+    write_report(tmp_path, run_values())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError):
+        write_report(tmp_path, {"seed": 1})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_report_does_not_change_what_it_is_given() -> None:
+    values = run_values()
+    untouched = copy.deepcopy(values)
+    report(values)
+    assert values == untouched
+
+
+def test_every_field_is_documented_once() -> None:
+    rows = list(fields())
+    places = [at for at, _, _ in rows]
+    assert len(set(places)) == len(places)
+    assert all(kind and len(meaning) > 3 for _, kind, meaning in rows)
+    for at in (
+        "budgets[].met",
+        "cost.*.macs",
+        "search.candidates[].score.robust",
+        "artefacts[].verdict.attacks[].source",
+    ):
+        assert at in places
+
+
+def test_the_search_curve_is_the_running_best_of_what_is_within_the_budgets(tmp_path: Path) -> None:
+    values = run_values()
+    score = {"robust": 0.0}
+    shape = {"architecture": {}, "cost": {"macs": 1_000_000}, "chosen": False}
+    told = [(0.30, True), (0.90, False), (0.50, True), (None, True), (0.40, True)]
+    values["search"]["candidates"] = [
+        {**shape, "score": {**score, "robust": robust}, "feasible": feasible} for robust, feasible in told
+    ]
+    write_report(tmp_path, values)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (curve,) = [found for found in re.findall(r'd="([^"]*)" class="curve one"', html) if "H" in found][:1]
+    heights = [float(found) for found in re.findall(r"V([\d.]+)", curve)]
+    start = float(re.match(r"M[\d.]+ ([\d.]+)", curve)[1])
+    # 30 % at first; the 90 % over the budget does not count; then 50 % to the end (up is a smaller number)
+    assert len(heights) == 3
+    assert heights[0] == heights[1] == heights[2] < start
+
+
+def test_a_student_without_stages_and_a_search_without_candidates_are_told(tmp_path: Path) -> None:
+    values = run_values()
+    del values["architecture"]["stages"], values["architecture"]["teacher_stages"], values["training"]["history"]
+    values["search"]["candidates"] = []
+    values["artefacts"][0]["verdict"] = values["artefacts"][0]["latency"] = None
+    values["budgets"] = []
+    _, page = write(tmp_path, values)
+    for words in (
+        "Its stages were not given", "there is no number to draw", "history of this training was not given",
+        "This file was not attacked", "Its latency was not measured", "No budget was asked for",
+    ):  # fmt: skip
+        assert words in page.text, words
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (2_437_184, "MACs", "2.44 M MACs"), (999_600, "bytes", "1 MB"), (985_344, "bytes", "985 kB"),
+        (12, "bytes", "12 B"), (0.0712, "ms", "0.0712 ms"), (1234.5, "ms", "1234 ms"),
+        (5_243_000_000, "MACs", "5.24 G MACs"),
+        (0, "parameters", "0 parameters"), (None, "ms", "not known"),
+    ],
+)  # fmt: skip
+def test_amounts_in_words(value: float | None, unit: str, words: str) -> None:
+    assert amount(value, unit).replace("\N{NO-BREAK SPACE}", " ") == words
+
+
+def test_durations_in_words() -> None:
+    assert [duration(seconds) for seconds in (0.04, 59.4, 59.99, 116.0, 3725.0)] == [
+        "0.04 s", "59.4 s", "1 min 0 s", "1 min 56 s", "1 h 2 min",
+    ]  # fmt: skip
+
+
+def test_ticks_are_round_and_cover_the_range() -> None:
+    assert ticks(0.31, 0.74) == [0.2, 0.4, 0.6, 0.8]
+    assert ticks(1, 3, whole=True) == [1, 2, 3]
+    assert ticks(5, 5)[0] <= 5 <= ticks(5, 5)[-1]
+    for low, high in ((0, 1), (-3.2, 7.9), (1e-6, 2e-6), (99.0, 99.1)):
+        found = ticks(low, high)
+        assert found[0] <= low
+        assert found[-1] >= high
+        assert 2 <= len(found) <= 8
