@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rcnas_edge.checkpoint import write_json, write_whole
 from rcnas_edge.errors import InputError
 from rcnas_edge.report_fields import refuse
 from rcnas_edge.report_html import page
@@ -86,18 +85,6 @@ def write_report(folder: Path, values: Mapping[str, Any]) -> tuple[Path, Path]:
     """Write report.json and report.html into a run's folder, whole or not at all; values as for `report`."""
     content = report(values)
     json_path, html_path = folder / "report.json", folder / "report.html"
-    _write_whole(json_path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _write_whole(html_path, page(content))
+    write_json(json_path, content)
+    write_whole(html_path, lambda aside: aside.write_text(page(content), encoding="utf-8"))
     return json_path, html_path
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A kill at any moment leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".writing")
-    # a lone surrogate (an odd file name) becomes its escape, which JSON reads back
-    with open(aside, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)

@@ -14,6 +14,10 @@ from rcnas_edge.errors import InputError
 class Kind(Protocol):
     """What may stand in a place of report.json; `read` returns the value as plain JSON or raises InputError."""
 
+    @property
+    def noun(self) -> str:
+        """What the documentation calls it."""
+
     def read(self, value: Any, at: str, notes: list[str]) -> Any:
         """The value at this place; numbers that are not finite become None and one sentence in `notes`."""
 

@@ -125,7 +125,7 @@ def search(content: Content) -> list[Element]:
         f"Strategy {searched['strategy']}, judge {searched['judge']}: {plain(searched['evaluations'])} architectures "
         f"judged in {duration(searched['seconds'])}; {within} of the {len(tried)} candidates are within the budgets."
     )
-    scored = [(number, 100 * _score(entry), entry) for number, entry in tried if _score(entry) is not None]
+    scored = [(number, 100 * score, entry) for number, entry in tried if (score := _score(entry)) is not None]
     best: list[tuple[float, float]] = []
     for number, score, entry in scored:
         if entry["feasible"]:
@@ -279,7 +279,7 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Ele
 
 
 def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
-    return percent(rate and rate["value"]), interval(rate)
+    return percent(rate["value"] if rate else None), interval(rate)
 
 
 def _is_rate(value: Any) -> bool:
