@@ -167,3 +167,26 @@ def assign_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
     except RuntimeError as error:
         misfit = " ".join(str(error).split())[:300]
         raise InputError(f"the weights in {path} must fit the network, they do not: {misfit}") from error
+
+
+def pack(state: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
+    """Nested dicts and lists with tensors as JSON values; the tensors go into `tensors` under their path."""
+    if isinstance(state, Mapping):
+        return {str(key): pack(value, tensors, f"{path}.{key}") for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [pack(value, tensors, f"{path}.{index}") for index, value in enumerate(state)]
+    if hasattr(state, "detach"):
+        tensors[path] = state
+        return {"tensor": path}
+    return state
+
+
+def unpack(values: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The opposite of `pack`."""
+    if isinstance(values, Mapping):
+        if set(values) == {"tensor"}:
+            return tensors[values["tensor"]]
+        return {key: unpack(value, tensors) for key, value in values.items()}
+    if isinstance(values, list):
+        return [unpack(value, tensors) for value in values]
+    return values

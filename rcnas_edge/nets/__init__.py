@@ -25,6 +25,9 @@ class NetworkConfig(Protocol):
     def name(self) -> str:
         """What people call this network, e.g. `wrn-28-10`."""
 
+    def stages(self) -> list[dict[str, Any]]:
+        """Per stage `name`, `depth` (blocks), `width` (channels) and `block` (its kind), for people."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; the opposite of `Family.config`."""
 

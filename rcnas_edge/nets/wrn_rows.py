@@ -72,6 +72,15 @@ class WrnConfig:
     def _frame(self) -> dict[str, Any]:
         return {"image": self.image, "classes": self.classes, "mean": self.mean, "std": self.std}
 
+    def stages(self) -> list[dict[str, Any]]:
+        """Per stage its name, blocks, planes and kind of block, for people."""
+        return [
+            {"name": f"stage {index}", "depth": depth, "width": planes, "block": "robust" if robust else "basic"}
+            for index, (depth, planes, robust) in enumerate(
+                zip(self.depths, self.widths, self.robust, strict=True), start=1
+            )
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

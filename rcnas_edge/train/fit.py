@@ -7,18 +7,20 @@ seed). Order, augmentation and attack of an epoch depend on (seed, epoch) alone.
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from rcnas_edge.attacks import Threat, pgd, set_fast_float
-from rcnas_edge.checkpoint import read_state, write_state
+from rcnas_edge.checkpoint import read_state, write_state, write_whole
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import TrainingError
 from rcnas_edge.train.batches import Batches, as_float, seeded
@@ -279,3 +281,12 @@ def clean_and_robust(
             clean += int(right.sum())
             robust += int((right & (network(adversarial).argmax(1) == truth)).sum())
     return clean / len(labels), robust / len(labels)
+
+
+def write_history(path: Path, history: Sequence[Epoch]) -> None:
+    """One line per epoch as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=[field.name for field in fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in history)
+    write_whole(path, lambda aside: aside.write_text(text.getvalue()))

@@ -1,0 +1,351 @@
+"""The command line: words and exit codes only.
+
+0 done (and robust by the gate, if one was asked); 1 a bug; 2 bad input or usage; 3 a budget cannot be or was not met;
+4 the robustness gate failed; 5 inconclusive or not checked; 6 training failed; 130 interrupted (resumable).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rcnas_edge import __version__
+from rcnas_edge.errors import RcnasError
+
+if TYPE_CHECKING:
+    from rcnas_edge.console import Advance
+    from rcnas_edge.pipeline import Pipeline
+    from rcnas_edge.setting import TaskSetting
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+INTERRUPTED = 130
+
+
+def options(*declared: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several click options as one decorator, shown in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(declared):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+DATA = options(
+    click.option("--dataset", help="digits (default), cifar10, cifar100, fashion-mnist or folder."),
+    click.option("--data-root", help="Folder of the data, in torchvision's layout; for 'folder' one folder per class."),
+    click.option("--image-size", type=int, help="Pixels per side, for --dataset folder."),
+    click.option(
+        "--subset", type=int, help="Only so many training images and at most so many test images, for trials."
+    ),
+)
+COMMON = options(
+    click.option("--seed", type=int, help="Everything random follows from it; default 0."),
+    click.option("--device", help="auto (default: a GPU if there is one), cpu or cuda."),
+)
+ATTACK = click.option("--attack", help="Threat model linf:EPSILON:STEPS[:STEP], as linf:8/255:10; default by data set.")
+TEACHER = options(
+    click.option("--teacher", help="A checkpoint folder, or package.module:factory of your own classifier."),
+    click.option("--weights", help="Weights of your own classifier: safetensors or a plain state dict."),
+    click.option("--family", help="Family that students come from; default wrn."),
+    click.option("--base", help="Largest student, as wrn-28-4; default the teacher's network if it is of the family."),
+)
+BUDGETS = options(
+    click.option("--profile", help="Device profile; default host, measured on first use."),
+    click.option("--precision", help="Precision of the artefact; fp32."),
+    click.option("--threads", type=int, help="Threads of the runtime on the device; default 1."),
+    click.option("--max-latency", help="2ms, 500us or 60% of the teacher."),
+    click.option("--max-macs", help="Multiply-accumulates: 40M or 40%. 1 MAC = 2 FLOPs."),
+    click.option("--max-flops", help="FLOPs: 80M or 40%. 1 MAC = 2 FLOPs."),
+    click.option("--max-params", help="Parameters: 1.5M or 40%."),
+    click.option("--max-size", help="Bytes of the file that ships: 500kB, 2MiB or 40%."),
+    click.option("--max-memory", help="Peak activations and weights: 4MB or 40%."),
+)
+SEARCH = options(
+    click.option("--strategy", help="rc-nas (default) or random."),
+    click.option("--evaluations", type=int, help="Architectures to judge; default 12."),
+    click.option("--judge-epochs", type=int, help="Epochs of the judge's short training; default 2."),
+    click.option("--finalists", type=int, help="Recommended networks that are exported and timed; default 3."),
+)
+TRAIN = options(
+    click.option("--recipe", help="rslad (default) or pgd-at."),
+    click.option("--epochs", type=int, help="Epochs; default by recipe and data set."),
+    click.option("--batch-size", type=int, help="Images in a step."),
+    click.option("--learning-rate", type=float, help="Peak learning rate."),
+)
+EXPORT = options(
+    click.option("--format", "format", help="Exporter; onnx."),
+    click.option("--opset", type=int, help="ONNX opset, 17 or higher; default 18."),
+)
+VERIFY = options(
+    click.option("--level", help="smoke (256 test images), standard (1000, default) or publish (10,000)."),
+    click.option("--min-robust", type=float, help="Gate: least robust accuracy, a fraction; exit code 4 below it."),
+    click.option("--max-robust-drop", type=float, help="Gate: largest loss against the teacher, a fraction."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rcnas-edge")
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens inside.")
+def cli(verbose: bool) -> None:
+    """Compress an image classifier for a device by robust architecture search, and verify the file that ships."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+
+
+@cli.command()
+@click.argument("task", required=False, type=click.Path(path_type=Path))
+@OUT
+@DATA
+@TEACHER
+@ATTACK
+@BUDGETS
+@SEARCH
+@TRAIN
+@EXPORT
+@VERIFY
+@COMMON
+@click.option("--dry-run", is_flag=True, help="Print the task, whether its budgets can be met and an estimate of time.")
+def compress(task: Path | None, out: Path, dry_run: bool, **flags: Any) -> int:
+    """Search, train, export, verify and report: the whole path, from flags or a TASK file (flags override it).
+
+    Without any flag it compresses the teacher that ships with the package, on scikit-learn's digits (8x8 pixels,
+    epsilon 0.1). The same command again resumes a run that was interrupted.
+    """
+    setting = _setting(task, flags)
+    from rcnas_edge.compress import compress as run_it
+    from rcnas_edge.compress import dry_run as only_look
+
+    if dry_run:
+        only_look(setting, TerminalConsole())
+        return 0
+    return run_it(setting, out, TerminalConsole())
+
+
+@cli.command()
+@OUT
+@DATA
+@click.option("--family", help="Network family; default wrn.")
+@click.option("--network", help="wrn-d-w, as wrn-28-10, or robustresnet-a1 to -a4; default wrn-16-2.")
+@ATTACK
+@click.option("--recipe", help="pgd-at (default).")
+@click.option("--epochs", type=int, help="Epochs.")
+@click.option("--batch-size", type=int, help="Images in a step.")
+@click.option("--learning-rate", type=float, help="Peak learning rate.")
+@click.option("--attack-steps", type=int, help="Steps of the inner attack; default 10.")
+@click.option("--level", help="Test images that it is attacked on afterwards: smoke, standard (default) or publish.")
+@COMMON
+def teacher(out: Path, **flags: Any) -> int:
+    """Train a teacher adversarially and record how robust it is; the folder is what --teacher takes."""
+    from rcnas_edge.teach import TeacherSetting, teach
+
+    teach(TeacherSetting(**_given(flags)), out, TerminalConsole())
+    return 0
+
+
+@cli.command()
+@click.argument("task", required=False, type=click.Path(path_type=Path))
+@OUT
+@DATA
+@TEACHER
+@ATTACK
+@BUDGETS
+@SEARCH
+@TRAIN
+@COMMON
+def search(task: Path | None, out: Path, **flags: Any) -> int:
+    """Search only: judge architectures, time the best ones, pick one (search.json, architecture.json)."""
+    from rcnas_edge.compress import stage
+
+    stage(_setting(task, flags), out, TerminalConsole(), lambda pipeline: pipeline.pick())
+    return 0
+
+
+@cli.command()
+@OUT
+@TRAIN
+@click.option("--device", help="auto, cpu or cuda.")
+def train(out: Path, **flags: Any) -> int:
+    """Train only: the picked architecture of a run (checkpoint/)."""
+    _continue(out, flags, lambda pipeline: pipeline.train())
+    return 0
+
+
+@cli.command()
+@OUT
+@EXPORT
+def export(out: Path, **flags: Any) -> int:
+    """Export only: the trained network of a run, timed on this machine (artefacts/)."""
+    _continue(out, flags, lambda pipeline: pipeline.export())
+    return 0
+
+
+@cli.command()
+@OUT
+@VERIFY
+@click.option("--device", help="auto, cpu or cuda.")
+def verify(out: Path, **flags: Any) -> int:
+    """Verify only: attack the artefact of a run; exit code 4 if a gate fails, 5 if it is inconclusive."""
+    verdict = _continue(out, flags, lambda pipeline: pipeline.verify(again=True))
+    click.echo(verdict.summary())
+    return int(verdict.exit_code)
+
+
+@cli.command()
+@OUT
+def report(out: Path) -> int:
+    """Write report.json and report.html of a run from what is there."""
+    from rcnas_edge.compress import tell
+
+    _continue(out, {}, lambda pipeline: tell(pipeline))
+    click.echo(out / "report.html")
+    return 0
+
+
+@cli.group()
+def profile() -> None:
+    """Device profiles: what a device costs, and where every number is from."""
+
+
+@profile.command("list")
+def profile_list() -> int:
+    """The profiles there are."""
+    from rcnas_edge.profile import list_profiles
+
+    for found in list_profiles():
+        rows = f"{len(found.rows)} rows" if found.rows else "measured on first use"
+        click.echo(f"{found.name:16} {found.runtime:20} {rows:24} {found.vendor}")
+    return 0
+
+
+@profile.command("show")
+@click.argument("name", default="host")
+def profile_show(name: str) -> int:
+    """One profile: runtime, precisions, tables and the provenance of its numbers."""
+    from rcnas_edge.profile import load_profile
+
+    found = load_profile(name)
+    click.echo(f"name         {found.name}\nvendor       {found.vendor}\nruntime      {found.runtime}")
+    click.echo(f"precisions   {', '.join(found.precisions)}\nthreads      {', '.join(map(str, found.threads))}")
+    click.echo(f"rows         {len(found.rows)}" + ("" if found.rows else " (measured on first use)"))
+    for setting, overhead in found.overhead_ms.items():
+        click.echo(f"{setting:12} overhead {overhead:.4f} ms, scale {found.scale.get(setting, 1.0):.3f}")
+    for entry in found.provenance:
+        click.echo("provenance   " + ", ".join(f"{key} {value}" for key, value in entry.items()))
+    return 0
+
+
+@profile.command("measure")
+@click.option("--name", default="host", show_default=True, help="Profile to measure.")
+@click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--base", default="wrn-16-2", show_default=True, help="Largest network of the space to cover.")
+@click.option("--image", default="3x32x32", show_default=True, help="Channels x height x width.")
+@click.option("--classes", default=10, show_default=True, help="Classes.")
+@click.option("--seconds", default=45.0, show_default=True, help="Time that the table may take.")
+def profile_measure(name: str, threads: int, base: str, image: str, classes: int, seconds: float) -> int:
+    """Measure a quick latency table of this machine for the students of a network; kept for later runs."""
+    from rcnas_edge.prepare import measure_for
+
+    with TerminalConsole().task(f"measuring {name}", 1.0) as advance:
+        found, path = measure_for(name, threads, base, image, classes, seconds, advance)
+    click.echo(f"{found.name}: {len(found.rows)} rows in {path}")
+    return 0
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _setting(task: Path | None, flags: dict[str, Any]) -> TaskSetting:
+    """A task file, overridden by the flags that were given."""
+    from rcnas_edge.setting import TaskSetting, read_task
+
+    values = {} if task is None else {key.replace("-", "_"): value for key, value in read_task(task).items()}
+    return TaskSetting.from_dict(values | _given(flags), where="a task" if task is None else str(task))
+
+
+def _continue(out: Path, flags: dict[str, Any], work: Callable[[Pipeline], Any]) -> Any:
+    """One stage of the run in `out`, with some of its task's values changed."""
+    from rcnas_edge.compress import stage
+    from rcnas_edge.run import Run
+    from rcnas_edge.setting import TaskSetting
+
+    setting = TaskSetting.from_dict(Run(out).setting().to_dict() | _given(flags))
+    return stage(setting, out, TerminalConsole(), work)
+
+
+class TerminalConsole:
+    """Says things on the terminal; progress is drawn only where somebody watches."""
+
+    def say(self, text: str) -> None:
+        """One line on standard output."""
+        click.echo(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A plain aligned table."""
+        widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+        click.echo(title)
+        for row in (columns, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            click.echo("  " + "  ".join(cells).rstrip())
+
+    @contextmanager
+    def task(self, title: str, total: float) -> Iterator[Advance]:
+        """A bar with the time left on a terminal, one line elsewhere."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        terminal = Console(stderr=True)
+        if not terminal.is_terminal:
+            click.echo(title)
+            last = [""]
+
+            def remember(done: float, text: str) -> None:
+                last[0] = text
+
+            yield remember
+            if last[0]:
+                click.echo(f"  {last[0]}")
+            return
+        parts = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+        with Progress(*parts, TimeRemainingColumn(), TextColumn("{task.fields[words]}"), console=terminal) as progress:
+            bar = progress.add_task(title, total=total, words="")
+            yield lambda done, text: progress.update(bar, completed=done, words=text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: every error of ours is one sentence with its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(args=arguments, prog_name="rcnas-edge", standalone_mode=False)
+    except RcnasError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: the same command resumes", err=True)
+        code = INTERRUPTED
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        click.echo(f"error: the file system refused: {error}; the same command resumes", err=True)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The main job: every stage in order under the folder's lock, and a report of it, also of a run that failed."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from rcnas_edge.console import Console
+from rcnas_edge.errors import BudgetError, RcnasError, TrainingError
+from rcnas_edge.outcome import budgets_met, exit_code, report_values
+from rcnas_edge.pipeline import Pipeline
+from rcnas_edge.report import write_report
+from rcnas_edge.run import Run
+from rcnas_edge.setting import TaskSetting
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def compress(setting: TaskSetting, out: Path, console: Console) -> int:
+    """Compress, verify and report into the folder `out`; returns the exit code.
+
+    Stages whose files are there are not done again. A budget that cannot be met and a training that fails leave a
+    report that says so, then raise.
+    """
+    run = Run(out)
+    with run.locked():
+        pipeline = Pipeline(setting, run, console)
+        started = time.perf_counter()
+        try:
+            for name, work in (
+                ("search", pipeline.pick),
+                ("train", pipeline.train),
+                ("export", pipeline.export),
+                ("verify", pipeline.verify),
+            ):
+                begun = time.perf_counter()
+                work()
+                pipeline.seconds[name] = time.perf_counter() - begun
+                run.keep_setting(setting)
+        except (BudgetError, TrainingError) as error:
+            _tell_failure(pipeline, error, console)
+            raise
+        pipeline.seconds["all"] = time.perf_counter() - started
+        verdict, met = pipeline.verify(), budgets_met(pipeline)
+        page = tell(pipeline)
+        if not met:
+            console.say("a budget is NOT met by the measured artefact: see the report")
+        console.say(verdict.summary())
+        console.say(f"report: {page}")
+        return exit_code(verdict, met)
+
+
+def dry_run(setting: TaskSetting, console: Console) -> None:
+    """The task, its feasibility and an estimate of the time; nothing is written but the profile of this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        Pipeline(setting, Run(Path(folder)), console).dry_run()
+
+
+def stage(setting: TaskSetting, out: Path, console: Console, work: Callable[[Pipeline], Result]) -> Result:
+    """Some of the stages of a run, under the folder's lock; the task is kept if they succeed."""
+    run = Run(out)
+    with run.locked():
+        result = work(Pipeline(setting, run, console))
+        run.keep_setting(setting)
+        return result
+
+
+def tell(pipeline: Pipeline) -> Path:
+    """Write report.json and report.html of what the run has; returns the page."""
+    return write_report(pipeline.run.folder, report_values(pipeline))[1]
+
+
+def _tell_failure(pipeline: Pipeline, error: RcnasError, console: Console) -> None:
+    try:
+        page = write_report(pipeline.run.folder, report_values(pipeline, failed=str(error)))[1]
+    except RcnasError as second:  # the report of a failure must not hide the failure
+        log.warning("no report of the failed run: %s", second)
+        return
+    console.say(f"report of the failed run: {page}")

@@ -1,0 +1,44 @@
+"""What a stage may say to the person who waits: a protocol; the command line's implementation lives in `cli`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+Advance = Callable[[float, str], None]
+"""Called with how much of the total is done, and a few words."""
+
+
+class Console(Protocol):
+    """Messages, tables and progress."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of texts."""
+
+    def task(self, title: str, total: float) -> _Task:
+        """Progress with time left, as a context manager that gives an `Advance`."""
+
+
+class _Task(Protocol):
+    def __enter__(self) -> Advance: ...
+
+    def __exit__(self, *reason: object) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def task(self, title: str, total: float) -> Iterator[Advance]:
+        """An `Advance` that does nothing."""
+        yield lambda done, text: None

@@ -1,0 +1,86 @@
+"""Per-example records of how a network did under the headline attack, kept beside the network they are of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rcnas_edge.attacks import Threat, headline
+from rcnas_edge.checkpoint import read_state, write_state
+from rcnas_edge.console import Advance
+from rcnas_edge.data import Dataset
+from rcnas_edge.errors import InputError
+from rcnas_edge.verify import LEVELS
+
+FLAGS = "attacked.safetensors"
+
+
+def test_images(data: Dataset, level: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The test images of a level, float32 in [0, 1], with labels: all, or a seeded part in the file's order."""
+    if level not in LEVELS:
+        raise InputError(f"--level is one of {', '.join(LEVELS)}, got {level!r}")
+    test, count = data.test, LEVELS[level].images
+    if count < len(test):
+        test = test.take(np.sort(np.random.default_rng(seed).permutation(len(test))[:count]))
+    return test.floats(), test.labels
+
+
+def flags_depend(network: str, images: np.ndarray, labels: np.ndarray, threat: Threat, level: str) -> dict[str, Any]:
+    """What a record depends on: the network's digest, the very examples, epsilon and queries."""
+    examples = hashlib.sha256(np.ascontiguousarray(images).data)
+    examples.update(np.ascontiguousarray(labels, dtype=np.int64).data)
+    return {
+        "network": network,
+        "examples": examples.hexdigest()[:16],
+        "epsilon": threat.epsilon,
+        "square_queries": LEVELS[level].square_queries,
+    }
+
+
+def attacked_flags(
+    model: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    threat: Threat,
+    *,
+    level: str,
+    advance: Advance,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clean and robust flags (N,) of a model under the headline attack; robust is the worst case per example."""
+    device = next(model.parameters()).device
+    x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+    results = headline(
+        model,
+        x,
+        y,
+        threat,
+        seed=0,
+        square_queries=LEVELS[level].square_queries,
+        progress=lambda text, share: advance(share, text),
+    )
+    with torch.no_grad():
+        clean = (model(x).argmax(1) == y).cpu().numpy()
+    robust = np.logical_and.reduce([clean, *(result.robust.cpu().numpy() for result in results.values())])
+    return clean, robust
+
+
+def write_flags(path: Path, depends: Mapping[str, Any], clean: np.ndarray, robust: np.ndarray) -> None:
+    """Keep per-example flags with what they depend on."""
+    tensors = {"clean": torch.from_numpy(clean.astype(np.uint8)), "robust": torch.from_numpy(robust.astype(np.uint8))}
+    write_state(path, tensors, {"depends": dict(depends)})
+
+
+def read_flags(path: Path, depends: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Per-example flags (clean, robust) if they were made for these dependencies, else None."""
+    if not path.is_file():
+        return None
+    tensors, values = read_state(path)
+    if values.get("depends") != dict(depends):
+        return None
+    return tensors["clean"].numpy().astype(bool), tensors["robust"].numpy().astype(bool)

@@ -1,0 +1,149 @@
+"""What a run has come to, read from its stages as the values of report.json; a stage that is missing stays missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from rcnas_edge.cost import QUANTITIES
+from rcnas_edge.evaluate import Rate
+from rcnas_edge.pipeline import Pipeline
+from rcnas_edge.prepare import budget_table
+from rcnas_edge.space import Architecture, named
+from rcnas_edge.verify import Verdict
+
+PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
+
+
+def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str, Any]:
+    """The values of report.json: everything the run has, and why it ended if it did not get to the end."""
+    values: dict[str, Any] = {
+        "task": pipeline.setting.to_dict(),
+        "seed": pipeline.setting.seed,
+        "versions": versions(),
+        "seconds": {name: round(seconds, 1) for name, seconds in pipeline.seconds.items()},
+        "failed": failed,
+    }
+    target = pipeline.task.target
+    values["targets"] = [asdict(target)]
+    bench = pipeline.bench
+    values["teacher"] = {
+        "name": pipeline.task.teacher.name,
+        "cost": {str(target): bench.teacher_cost.to_dict()},
+        "clean": None,
+        "robust": None,
+    }
+    present = pipeline.present()
+    predicted = measured = None
+    if "architecture" in present:
+        architecture = pipeline.architecture
+        predicted = bench.cost(architecture)
+        values["cost"] = {str(target): predicted.to_dict()}
+        values["architecture"] = _architecture(pipeline, architecture)
+    if "artefact" in present:
+        measured = pipeline.final_cost()
+    rows, _ = budget_table(bench)
+    values["budgets"] = [
+        {
+            "target": str(target),
+            "name": row.budget.quantity,
+            "unit": QUANTITIES[row.budget.quantity],
+            "asked": row.budget.asked,
+            "limit": row.budget.limit,
+            "teacher": row.teacher,
+            "cheapest": row.cheapest,
+            "exact": row.exact,
+            "predicted": None if predicted is None else predicted.get(row.budget.quantity),
+            "measured": None if measured is None else measured.get(row.budget.quantity),
+            "met": None if measured is None else row.budget.met(measured),
+        }
+        for row in rows
+    ]
+    if "search" in present:
+        values["search"] = _search(pipeline)
+    if "training" in present:
+        known = pipeline.run.done("checkpoint/recipe.json", pipeline.train_depends()) or {}
+        values["training"] = {
+            "recipe": pipeline.recipe.to_dict(),
+            "epochs": pipeline.recipe.epochs,
+            "seconds": known["seconds"],
+            "best_epoch": known["best_epoch"],
+            "history": known["history"],
+        }
+    not_checked = []
+    if "artefact" in present:
+        artefact, timing = pipeline.export(), pipeline.timing()
+        verdict = pipeline.known_verdict()
+        values["artefacts"] = [
+            {
+                **artefact.to_dict(),
+                "path": artefact.path.relative_to(pipeline.run.folder).as_posix(),
+                "latency": {name: value for name, value in asdict(timing).items() if name in LATENCY_FIELDS},
+                "verdict": None if verdict is None else verdict.to_dict(),
+            }
+        ]
+        if verdict is not None:
+            not_checked += list(verdict.not_checked)
+            clean, robust = pipeline.teacher_flags(*pipeline.test_images())
+            values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
+    values["not_checked"] = not_checked
+    return values
+
+
+LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
+
+
+def budgets_met(pipeline: Pipeline) -> bool:
+    """Whether the artefact keeps every budget, by the measured amounts."""
+    cost = pipeline.final_cost()
+    return all(budget.met(cost) for budget in pipeline.bench.budgets)
+
+
+def exit_code(verdict: Verdict, met: bool) -> int:
+    """0, or the smallest of 3 (a budget was not met), 4 (gate failed) and 5 (inconclusive)."""
+    codes = [code for code in (0 if met else 3, verdict.exit_code) if code]
+    return min(codes, default=0)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every package that a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _architecture(pipeline: Pipeline, architecture: Architecture) -> dict[str, Any]:
+    config = pipeline.task.family.config(pipeline.task.space.describe(architecture))
+    teacher = pipeline.task.teacher.config
+    return {
+        "family": pipeline.setting.family,
+        "name": config.name,
+        "options": named(pipeline.task.space.genes, architecture),
+        "stages": config.stages(),
+        "teacher_stages": [] if teacher is None else teacher.stages(),
+    }
+
+
+def _search(pipeline: Pipeline) -> dict[str, Any]:
+    found = pipeline.search()
+    chosen = pipeline.architecture.picks if "architecture" in pipeline.present() else None
+    genes = pipeline.task.space.genes
+    return {
+        **{name: found[name] for name in ("strategy", "judge", "evaluations", "seconds")},
+        "candidates": [
+            {
+                "architecture": named(genes, Architecture(tuple(candidate["picks"]))),
+                "score": candidate["score"],
+                "cost": candidate["costs"],
+                "feasible": candidate["feasible"],
+                "chosen": tuple(candidate["picks"]) == chosen,
+            }
+            for candidate in found["candidates"]
+        ],
+    }

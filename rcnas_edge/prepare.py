@@ -1,0 +1,214 @@
+"""Before anything is trained: the device's profile, the teacher's cost, and whether the budgets can be met.
+
+What was measured is written into the run before it is used, so that a resumed run works with the same numbers.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnas_edge.console import Advance, Console
+from rcnas_edge.cost import QUANTITIES, Cost, Row, cost_of, feasibility
+from rcnas_edge.data import Dataset
+from rcnas_edge.errors import InputError
+from rcnas_edge.export import exporter, facts
+from rcnas_edge.measure import Timing, measure_profile, time_model
+from rcnas_edge.nets import family
+from rcnas_edge.profile import Profile, cache_path, load_profile, read_profile, save_profile
+from rcnas_edge.run import Run
+from rcnas_edge.space import Architecture, Layer, Space
+from rcnas_edge.task import Bench, Task
+from rcnas_edge.train.batches import as_float
+from rcnas_edge.train.fit import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust
+
+QUICK_TABLE_SECONDS = 45.0
+SAMPLED_NETWORKS = 120
+"""Random networks of the space whose kernels a quick table is made to cover."""
+
+
+def open_bench(task: Task, run: Run, console: Console) -> Bench:
+    """The task with its profile and the teacher's cost: measured where it is not known yet."""
+    profile = device_profile(task, run, console)
+    depends = {"teacher": task.teacher.digest, "profile": profile.digest(), "target": str(task.target)}
+    depends |= {"data": task.data.digest, "attack": str(task.threat), "seed": task.setting.seed}
+    known = run.done("teacher/cost.json", depends)
+    if known is None:
+        console.say(f"teacher {task.teacher.name}: timing it on {task.target}, scoring it on held-out images")
+        cost, timing = teacher_cost(task, profile, run / "teacher")
+        clean, robust = teacher_accuracy(task)
+        values = {"cost": cost.to_dict(), "timing": asdict(timing), "clean": clean, "robust": robust}
+        known = run.keep("teacher/cost.json", depends, values)
+    return Bench(task, profile, Cost.from_dict(known["cost"]), known["robust"])
+
+
+def device_profile(task: Task, run: Run, console: Console) -> Profile:
+    """The run's own copy of the profile, made on first use; `host` is measured and kept for this machine."""
+    copy = run / "profile" / f"{task.setting.profile}.toml"
+    if copy.is_file():
+        return read_profile(copy)
+    profile = load_profile(task.setting.profile)
+    networks = [*sampled_layers(task.space, task.setting.seed), *([task.teacher.layers] if task.teacher.layers else [])]
+    if profile.on_first_use and not covered(profile, networks, task):
+        started = time.perf_counter()
+        with console.task(f"measuring the profile {profile.name} (kept for this machine)", 1.0) as advance:
+            profile = measure_profile(
+                profile.name,
+                networks,
+                threads=task.setting.threads,
+                budget_seconds=QUICK_TABLE_SECONDS,
+                base=profile,
+                progress=lambda text, share: advance(share, text),
+                path=cache_path(profile.name),
+            )
+        console.say(f"profile {profile.name}: {len(profile.rows)} rows in {time.perf_counter() - started:.0f} s")
+    elif not profile.covers(task.target):
+        raise InputError(
+            f"a latency comes from measured rows, the profile {profile.name!r} has none for {task.target.setting}: "
+            "take --profile host, or measure the device first ('rcnas-edge profile measure')"
+        )
+    save_profile(profile, copy.parent, stem=copy.stem)
+    return read_profile(copy)
+
+
+def sampled_layers(space: Space, seed: int) -> list[tuple[Layer, ...]]:
+    """Rows of random networks of the space, seeded, first and last picks included."""
+    generator = random.Random(seed)
+    picks = [tuple(generator.randrange(len(gene.options)) for gene in space.genes) for _ in range(SAMPLED_NETWORKS)]
+    first, last = (0,) * len(space.genes), tuple(len(gene.options) - 1 for gene in space.genes)
+    return [space.layers(Architecture(pick)) for pick in (first, last, *picks)]
+
+
+def covered(profile: Profile, networks: Sequence[tuple[Layer, ...]], task: Task) -> bool:
+    """Whether the profile predicts these networks from measured rows alone."""
+    if not profile.covers(task.target):
+        return False
+    return all(profile.latency(layers, task.target)[1] > 0.98 for layers in networks)
+
+
+def teacher_cost(task: Task, profile: Profile, folder: Path) -> tuple[Cost, Timing]:
+    """The reference of every budget in percent. The latency is measured on the exported teacher, not predicted.
+
+    Of the user's own module there are no rows: MACs are counted by torch's flop counter, the size is the exported
+    file's, memory is an estimate (weights and the two largest activations of its leaf modules).
+    """
+    path = folder / f"teacher.{task.setting.format}"
+    kind = exporter(task.setting.format)
+    artefact = kind.export(
+        task.teacher.model,
+        path,
+        image=task.data.image,
+        metadata=facts(labels=task.data.class_names, digest=task.teacher.digest),
+        opset=task.setting.opset,
+    )
+    timing = time_model(path, threads=task.setting.threads)
+    if task.teacher.layers is not None:
+        cost = cost_of(task.teacher.layers, profile, task.target)
+    else:
+        macs, params, memory = _counted(task)
+        cost = Cost(macs=macs, params=params, size=artefact.bytes, memory=memory, latency=None, measured=1.0)
+    return replace(cost, latency=timing.p50_ms, size=artefact.bytes, measured=1.0), timing
+
+
+def _counted(task: Task) -> tuple[int, int, int]:
+    """MACs, parameters and bytes of memory of a module without rows, for one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = task.teacher.model.cpu().eval()
+    activations: list[int] = []
+
+    def remember(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            activations.append(output.numel() * output.element_size())
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    handles = [leaf.register_forward_hook(remember) for leaf in leaves]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, *task.data.image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    params = sum(parameter.numel() for parameter in model.parameters())
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    return counter.get_total_flops() // 2, params, weights + sum(sorted(activations)[-2:])
+
+
+def teacher_accuracy(task: Task) -> tuple[float, float]:
+    """Clean and PGD-10 accuracy of the teacher on held-out images, as the judge measures students."""
+    data: Dataset = task.data
+    images = as_float(torch.from_numpy(data.held_out.images[:SELECTION_IMAGES]).to(task.device))
+    labels = torch.from_numpy(data.held_out.labels[:SELECTION_IMAGES]).to(task.device)
+    threat = replace(task.threat, steps=SELECTION_STEPS, step=task.threat.epsilon / 4)
+    return clean_and_robust(task.teacher.model.to(task.device), images, labels, threat, seed=task.setting.seed)
+
+
+def budget_table(bench: Bench) -> tuple[Sequence[Row], Architecture | None]:
+    """For each budget the teacher's cost, the cheapest found and whether it is satisfiable."""
+    rows, cheapest = feasibility(bench.space, bench.budgets, bench.cost)
+    return rows, cheapest
+
+
+def amount(quantity: str, value: float | None) -> str:
+    """A cost in the unit that people read: 2.76 M MACs, 0.113 ms, 1.2 MB."""
+    if value is None:
+        return "-"
+    if quantity == "latency":
+        return f"{value:.3f} ms"
+    unit = {"bytes": "B"}.get(QUANTITIES[quantity], QUANTITIES[quantity])
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.2f} {prefix}{unit}" if unit == "B" else f"{value / factor:.2f} {prefix} {unit}"
+    return f"{value:.0f} {unit}"
+
+
+def estimated_seconds(task: Task, bench: Bench) -> float:
+    """A rough estimate of search, training and attack from one timed batch of the base network."""
+    network = task.space.build(Architecture((0,) * len(task.space.genes))).to(task.device).eval()
+    images = as_float(torch.from_numpy(task.data.train.images[:128]).to(task.device)).requires_grad_(True)
+    network(images).sum().backward()
+    started = time.perf_counter()
+    network(images).sum().backward()
+    per_image = (time.perf_counter() - started) / len(images)
+    share = min(
+        [0.5, *(budget.limit / bench.teacher_cost.macs for budget in bench.budgets if budget.quantity == "macs")]
+    )
+    train, held_out, test = len(task.data.train), min(1000, len(task.data.held_out)), min(1000, len(task.data.test))
+    recipe_epochs = task.setting.epochs or 30
+    epochs = task.setting.evaluations * task.setting.judge_epochs + recipe_epochs
+    return per_image * share * (epochs * (12 * train + 11 * held_out) + 1000 * test)
+
+
+def measure_for(
+    name: str, threads: int, base: str, image: str, classes: int, seconds: float, advance: Advance
+) -> tuple[Profile, Path]:
+    """Measure a table of this machine for the students of the WRN `base` on images "CxHxW"; kept in the cache."""
+    sizes = image.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise InputError(f"--image is channels x height x width, as 3x32x32, got {image!r}")
+    channels, height, width = map(int, sizes)
+    kind = family("wrn")
+    frame = {"mean": (0.5,) * channels, "std": (0.25,) * channels, "classes": classes}
+    space = kind.space(kind.network(base, image=(channels, height, width), **frame))
+    known = load_profile(name)
+    if not known.on_first_use:
+        raise InputError(
+            f"profiles that are measured here are those of this machine, {name!r} is not: take --name host"
+        )
+    path = cache_path(name)
+    found = measure_profile(
+        name,
+        sampled_layers(space, 0),
+        threads=threads,
+        budget_seconds=seconds,
+        base=known,
+        progress=lambda text, share: advance(share, text),
+        path=path,
+    )
+    return found, path

@@ -1,0 +1,144 @@
+"""A task setting: what the user asks for, as names and numbers, on the command line or in a TOML file.
+
+Nothing is opened here; `task.open_task` turns the names into live things.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rcnas_edge.errors import InputError
+
+LIMITS = {
+    "max_latency": "latency",
+    "max_macs": "macs",
+    "max_flops": "flops",
+    "max_params": "params",
+    "max_size": "size",
+    "max_memory": "memory",
+}
+"""Options that are budgets, with the quantity each one limits."""
+
+DEFAULT_LIMITS = {"max_macs": "40%", "max_latency": "60%"}
+"""Used when no budget is given at all."""
+
+
+@dataclass(frozen=True)
+class TaskSetting:
+    """Everything a run depends on, but for the folder it is written to. Budgets are text: "2ms", "40%", "1.5M"."""
+
+    dataset: str = "digits"
+    data_root: str | None = None
+    image_size: int | None = None
+    subset: int | None = None
+    teacher: str | None = None
+    weights: str | None = None
+    family: str = "wrn"
+    base: str | None = None
+    attack: str | None = None
+    profile: str = "host"
+    precision: str = "fp32"
+    threads: int = 1
+    max_latency: str | None = None
+    max_macs: str | None = None
+    max_flops: str | None = None
+    max_params: str | None = None
+    max_size: str | None = None
+    max_memory: str | None = None
+    strategy: str = "rc-nas"
+    evaluations: int = 12
+    judge_epochs: int = 2
+    finalists: int = 3
+    recipe: str = "rslad"
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    format: str = "onnx"
+    opset: int = 18
+    level: str = "standard"
+    min_robust: float | None = None
+    max_robust_drop: float | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not isinstance(value, _TYPES[str(field.type).split(" ")[0]]):
+                raise InputError(f"{flag(field.name)} is of type {field.type}, got {value!r}")
+        for name in ("threads", "evaluations", "judge_epochs", "finalists", "epochs", "batch_size", "subset"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{flag(name)} is at least 1, got {value}")
+        for name in ("min_robust", "max_robust_drop"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{flag(name)} is a fraction between 0 and 1 (0.45 is 45 %), got {value}")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"--seed is between 0 and 2147483647, got {self.seed}")
+        if self.precision != "fp32":
+            raise InputError(f"--precision is fp32 (fp16 and int8 are not built yet), got {self.precision!r}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"--device is auto, cpu or cuda, got {self.device!r}")
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """The budgets as text by quantity; the default ones where none is given."""
+        given = {quantity: getattr(self, name) for name, quantity in LIMITS.items() if getattr(self, name) is not None}
+        return given or {LIMITS[name]: text for name, text in DEFAULT_LIMITS.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without those that are left open."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def to_toml(self) -> str:
+        """The setting as a task file."""
+        lines = [f"{name} = {_toml(value)}" for name, value in self.to_dict().items()]
+        return "\n".join(["# an rcnas-edge task; every key is the flag of that name", *lines]) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "a task") -> TaskSetting:
+        """From plain values; InputError names an unknown key and the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        values = {key.replace("-", "_"): value for key, value in values.items()}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+                raise InputError(f"{where} has no key {key!r}; {hint}")
+        typed = {
+            key: float(value) if isinstance(value, int) and key in _FLOATS and not isinstance(value, bool) else value
+            for key, value in values.items()
+        }
+        return cls(**typed)
+
+
+_TYPES = {"str": str, "int": int, "float": float}
+_FLOATS = {field.name for field in fields(TaskSetting) if "float" in str(field.type)}
+
+
+def flag(name: str) -> str:
+    """The command line's name of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    """The values of a task file; InputError names a file that is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"a task file is a TOML file, {path} cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"a task file is a TOML file, {path} is not: {error}") from error
+
+
+def _toml(value: str | int | float) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return repr(value)

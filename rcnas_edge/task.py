@@ -1,0 +1,179 @@
+"""From names to live things, once: the only hall where strings become objects.
+
+`open_task` gives the task (data, teacher, space, threat, device); with a profile and the teacher's cost it
+becomes the `Bench` that a search works on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rcnas_edge.attacks import Threat, pgd, set_fast_float
+from rcnas_edge.cost import Budget, Cost, Limit, cost_of, resolve
+from rcnas_edge.data import Dataset, load_dataset
+from rcnas_edge.errors import InputError
+from rcnas_edge.nets import Family, NetworkConfig, family
+from rcnas_edge.profile import Profile, Target
+from rcnas_edge.setting import TaskSetting
+from rcnas_edge.space import Architecture, Space
+from rcnas_edge.teacher import Teacher, open_teacher
+
+LIPSCHITZ_IMAGES = 32
+LIPSCHITZ_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task setting with its names resolved. `base` is the largest student, the teacher's own network if it can be."""
+
+    setting: TaskSetting
+    data: Dataset
+    teacher: Teacher
+    threat: Threat
+    family: Family
+    base: NetworkConfig
+    space: Space
+    target: Target
+    limits: tuple[Limit, ...]
+    device: torch.device
+
+    @property
+    def inherits(self) -> bool:
+        """Whether students can take slices of the teacher's weights."""
+        return self.teacher.config is not None and self.teacher.config == self.base
+
+    def student(self, architecture: Architecture, *, seed: int) -> nn.Module:
+        """The network of an architecture: the teacher's weights where they correspond, else fresh ones."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = self.space.build(architecture)
+        if self.inherits:
+            config = self.family.config(self.space.describe(architecture))
+            self.family.inherit(model, config, self.teacher.model.cpu(), self.base)
+        return model
+
+
+def open_task(setting: TaskSetting) -> Task:
+    """Resolve every name of a setting; InputError for the first that cannot be."""
+    set_fast_float()
+    limits = tuple(Limit.parse(quantity, text) for quantity, text in setting.limits.items())
+    data = load_dataset(
+        setting.dataset,
+        root=None if setting.data_root is None else Path(setting.data_root),
+        image_size=setting.image_size,
+        subset=setting.subset,
+    )
+    threat = Threat.parse(setting.attack or data.threat)
+    teacher = open_teacher(setting.teacher, setting.weights, data)
+    kind = family(setting.family)
+    if setting.base is None and teacher.family == setting.family and teacher.config is not None:
+        base = teacher.config
+    else:
+        name = setting.base or kind.default_network
+        base = kind.network(name, image=data.image, classes=data.classes, mean=data.mean, std=data.std)
+    return Task(
+        setting=setting,
+        data=data,
+        teacher=teacher,
+        threat=threat,
+        family=kind,
+        base=base,
+        space=kind.space(base),
+        target=Target(setting.profile, setting.precision, setting.threads),
+        limits=limits,
+        device=open_device(setting.device),
+    )
+
+
+def open_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one; asking for one that is not there is an InputError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda needs an NVIDIA GPU that torch can see, there is none: use --device cpu")
+    return torch.device(name)
+
+
+@dataclass
+class Bench:
+    """What a search may ask: costs and budgets of architectures, and features of the networks they stand for.
+
+    `teacher_cost` is the reference of budgets in percent (its latency is a measured one); `teacher_robust` is
+    its accuracy under the judge's attack on held-out images.
+    """
+
+    task: Task
+    profile: Profile
+    teacher_cost: Cost
+    teacher_robust: float
+    _costs: dict[Hashable, Cost] = field(default_factory=dict, repr=False)
+    _features: dict[Hashable, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def space(self) -> Space:
+        return self.task.space
+
+    @cached_property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets in absolute numbers."""
+        return resolve(self.task.limits, self.teacher_cost, self.task.target)
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """What the architecture costs on the target; predicted, remembered."""
+        key = self.space.deployed(architecture)
+        if key not in self._costs:
+            self._costs[key] = cost_of(self.space.layers(architecture), self.profile, self.task.target)
+        return self._costs[key]
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether it is within every budget."""
+        cost = self.cost(architecture)
+        return all(budget.met(cost) for budget in self.budgets)
+
+    def features(self, architecture: Architecture) -> float:
+        """LIPS, the empirical Lipschitz coefficient of the untrained student on held-out images.
+
+        Mean of ||f(x) - f(x')||_1 / ||x - x'||_inf at the PGD point x' (Yang et al., NeurIPS 2020, Eq. 3;
+        KDD 2024 feeds it to the state encoder). Ours: 32 images, 3 steps, inherited weights.
+        """
+        key = self.space.deployed(architecture)
+        if key not in self._features:
+            model = self.task.student(architecture, seed=self.task.setting.seed).eval()
+            images = torch.from_numpy(self.task.data.held_out.images[:LIPSCHITZ_IMAGES]).float() / 255
+            labels = torch.from_numpy(self.task.data.held_out.labels[:LIPSCHITZ_IMAGES])
+            generator = torch.Generator().manual_seed(self.task.setting.seed)
+            moved = pgd(model, images, labels, self.task.threat, generator=generator, steps=LIPSCHITZ_STEPS)
+            with torch.no_grad():
+                change = (model(images) - model(moved)).abs().sum(1)
+            distance = (images - moved).abs().flatten(1).amax(1).clamp_min(1e-12)
+            self._features[key] = float((change / distance).mean())
+        return self._features[key]
+
+    @property
+    def task_vector(self) -> Sequence[float]:
+        """The task as numbers for the policy: attack, data set, teacher, budgets as log ratios to the teacher."""
+        data, threat = self.task.data, self.task.threat
+        limited = {budget.quantity: budget.limit for budget in self.budgets}
+        ratios = [
+            math.log(limited[quantity] / max(reference, 1e-12)) if quantity in limited and reference else 0.0
+            for quantity in ("latency", "macs", "flops", "params", "size", "memory")
+            for reference in [self.teacher_cost.get(quantity)]
+        ]
+        return (
+            255 * threat.epsilon / 8,
+            math.log10(threat.steps),
+            math.log10(data.classes),
+            data.image[0] / 3,
+            math.log2(data.image[1]) / 5,
+            math.log10(len(data.train)) / 5,
+            math.log10(max(self.teacher_cost.macs, 1)) / 10,
+            self.teacher_robust,
+            *ratios,
+        )
