@@ -44,7 +44,7 @@ def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str,
         values["architecture"] = _architecture(pipeline, architecture)
     if "artefact" in present:
         measured = pipeline.final_cost()
-    rows, _ = budget_table(bench)
+    rows = budget_table(bench)
     values["budgets"] = [
         {
             "target": str(target),

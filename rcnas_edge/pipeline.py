@@ -25,12 +25,12 @@ from rcnas_edge.checkpoint import (
     write_state,
 )
 from rcnas_edge.console import Console
-from rcnas_edge.cost import Cost, require
+from rcnas_edge.cost import Cost, require, show
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.export import Artefact, exporter, facts, read_artefact
 from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_images, write_flags
 from rcnas_edge.measure import Timing, time_model
-from rcnas_edge.prepare import amount, budget_table, estimated_seconds, open_bench
+from rcnas_edge.prepare import budget_table, estimated_seconds, open_bench
 from rcnas_edge.run import Run
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
@@ -68,7 +68,7 @@ class Pipeline:
 
     def feasibility(self) -> None:
         """Show for each budget the teacher's cost, the cheapest found and whether it can be met; BudgetError if not."""
-        rows, _ = budget_table(self.bench)
+        rows = budget_table(self.bench)
         self.console.table(
             f"budgets on {self.task.target} (all at once; 1 MAC = 2 FLOPs)",
             ("budget", "asked", "limit", "teacher", "cheapest found", "can be met"),
@@ -76,9 +76,9 @@ class Pipeline:
                 (
                     row.budget.quantity,
                     row.budget.asked,
-                    amount(row.budget.quantity, row.budget.limit),
-                    amount(row.budget.quantity, row.teacher),
-                    amount(row.budget.quantity, row.cheapest),
+                    show(row.budget.quantity, row.budget.limit),
+                    show(row.budget.quantity, row.teacher),
+                    show(row.budget.quantity, row.cheapest),
                     "yes" if row.satisfiable else "NO",
                 )
                 for row in rows
@@ -199,8 +199,8 @@ class Pipeline:
             measured = self.measured_cost(architecture)
             met = all(budget.met(measured) for budget in self.bench.budgets)
             timed.append({"picks": picks, "cost": measured.to_dict(), "met": met})
-            words = f"{amount('latency', self.bench.cost(architecture).latency)} predicted, "
-            words += f"{amount('latency', measured.latency)} measured"
+            words = f"{show('latency', self.bench.cost(architecture).latency)} predicted, "
+            words += f"{show('latency', measured.latency)} measured"
             self.console.say(f"finalist {rank + 1}: {words}, {'within' if met else 'OVER'} the budgets")
             if met and chosen is None:
                 chosen = architecture
@@ -221,7 +221,7 @@ class Pipeline:
         return self.run.keep("architecture.json", depends, values)
 
     def latency_words(self) -> str:
-        limits = [f"{amount(budget.quantity, budget.limit)}" for budget in self.bench.budgets]
+        limits = [f"{show(budget.quantity, budget.limit)}" for budget in self.bench.budgets]
         return ", ".join(limits)
 
     def measured_cost(self, architecture: Architecture) -> Cost:

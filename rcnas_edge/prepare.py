@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rcnas_edge.console import Advance, Console
-from rcnas_edge.cost import QUANTITIES, Cost, Row, cost_of, feasibility
+from rcnas_edge.cost import Cost, Feasibility, cost_of, feasibility
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter, facts
@@ -149,23 +149,9 @@ def teacher_accuracy(task: Task) -> tuple[float, float]:
     return clean_and_robust(task.teacher.model.to(task.device), images, labels, threat, seed=task.setting.seed)
 
 
-def budget_table(bench: Bench) -> tuple[Sequence[Row], Architecture | None]:
+def budget_table(bench: Bench) -> Sequence[Feasibility]:
     """For each budget the teacher's cost, the cheapest found and whether it is satisfiable."""
-    rows, cheapest = feasibility(bench.space, bench.budgets, bench.cost)
-    return rows, cheapest
-
-
-def amount(quantity: str, value: float | None) -> str:
-    """A cost in the unit that people read: 2.76 M MACs, 0.113 ms, 1.2 MB."""
-    if value is None:
-        return "-"
-    if quantity == "latency":
-        return f"{value:.3f} ms"
-    unit = {"bytes": "B"}.get(QUANTITIES[quantity], QUANTITIES[quantity])
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.2f} {prefix}{unit}" if unit == "B" else f"{value / factor:.2f} {prefix} {unit}"
-    return f"{value:.0f} {unit}"
+    return feasibility(bench.space, bench.budgets, bench.cost)[0]
 
 
 def estimated_seconds(task: Task, bench: Bench) -> float:
