@@ -54,13 +54,16 @@ class Series:
 
 def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> list[float]:
     """Round numbers that span [low, high], at steps of 1, 2 or 5 times a power of ten."""
-    rough = max(high - low, 1e-12) / about
-    power = 10.0 ** math.floor(math.log10(rough))
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value: a range around it
+        low, high = low - (0.05 * abs(low) or 0.5), high + (0.05 * abs(high) or 0.5)
+    rough = (high - low) / about
+    digits = math.floor(math.log10(rough))
+    power = 10.0**digits
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     if whole:
         step = max(1.0, step)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
+    return [round(index * step, max(0, 1 - digits)) for index in range(first, max(last, first + 1) + 1)]
 
 
 def chart(

@@ -81,7 +81,7 @@ def cost(content: Content) -> list[Element]:
             words = (amount(number, "" if name in COUNTED else unit) for number in (whole, value))
             rows.append((WORDS[name], *words, ratio))
         found += [element("h3", target), table(("", "Teacher", "Student", "Student / teacher"), rows)]
-        if student and student["measured"] is not None:
+        if student and student["latency"] is not None and student["measured"] is not None:
             covered = f"{percent(student['measured'])} of the predicted latency rests on measured rows."
             found.append(element("p", covered, class_="note"))
     found.append(element("p", f"{FLOPS_NOTE} Latency is predicted here; fewer MACs need not be faster.", class_="note"))

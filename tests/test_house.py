@@ -53,7 +53,7 @@ ROOMS = {
     "reimport": Room(4, never=("exporters",)),
     "search": Room(5, never=("export", "verify", "exporters")),
     "verify": Room(5, never=("exporters",)),
-    "measure": Room(5, also=("rowgraph", "specimen"), never=("search", "train", "torch")),
+    "measure": Room(5, also=("rowgraph", "specimen", "timing"), never=("search", "train", "torch")),
     "exporters": Room(5, never=("search", "train")),
     "deploy": Room(5, never=("torch", "torchvision", "onnx", "sklearn")),
     "report": Room(
@@ -62,7 +62,7 @@ ROOMS = {
         never=("torch", "numpy"),
     ),
     "pipeline": Room(7, also=("compress", "console", "flags", "outcome", "prepare", "run", "teach")),
-    "cli": Room(8),
+    "cli": Room(8, also=("__main__",)),
 }
 ROOM_OF = {module: name for name, room in ROOMS.items() for module in (name, *room.also)}
 PLUGIN_ROOMS = ("exporters", "profiles")

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,42 @@ def test_numbers_that_are_not_finite_become_null_and_are_listed(tmp_path: Path, 
     assert sentence in page.text
 
 
+def test_what_the_other_floors_write_down_fits(tmp_path: Path) -> None:
+    from rcnas_edge.cost import Cost
+    from rcnas_edge.export import Artefact
+    from rcnas_edge.nets.wrn_rows import network
+    from rcnas_edge.profile import Target
+    from rcnas_edge.search.protocol import Candidate, Score
+    from rcnas_edge.space import Architecture
+    from rcnas_edge.train.fit import Epoch
+
+    values = run_values()
+    target = Target()
+    values["targets"] = [asdict(target)]
+    values["cost"] = {str(target): Cost(macs=2_437_184, params=241_082, size=985_344, memory=1_224_328).to_dict()}
+    base = network("wrn-16-2", image=(1, 8, 8), classes=10, mean=(0.5,), std=(0.5,))
+    values["architecture"] |= {"stages": base.stages(), "teacher_stages": base.stages()}
+    values["training"]["history"] = [
+        asdict(Epoch(epoch=1, loss=1.2, clean=0.8, robust=0.5, learning_rate=0.1, seconds=1))
+    ]
+    judged = Candidate(Architecture((0, 1)), Score(0.5, 0.8, 256, "5be1f0", 0.9), {"macs": 1, "latency": 0.1}, True)
+    told = judged.to_dict()
+    values["search"]["candidates"] = [
+        {
+            "architecture": {"picks": told["picks"]},
+            "score": told["score"],
+            "cost": told["costs"],
+            "feasible": told["feasible"],
+            "chosen": True,
+        }
+    ]
+    shipped = Artefact(Path("artefacts/model.onnx"), "onnx", "fp32", 64 * "a", 985_344)
+    values["artefacts"] = [{**shipped.to_dict(), "latency": None, "verdict": None}]
+    content, page = write(tmp_path, values)
+    assert content["cost"][str(target)]["flops"] == 4_874_368
+    assert base.stages()[0]["name"] in page.text
+
+
 def test_numpy_scalars_and_tuples_are_read_as_json(tmp_path: Path) -> None:
     values = run_values()
     values["seed"] = np.int64(3)
@@ -544,8 +581,7 @@ def test_durations_in_words() -> None:
 def test_ticks_are_round_and_cover_the_range() -> None:
     assert ticks(0.31, 0.74) == [0.2, 0.4, 0.6, 0.8]
     assert ticks(1, 3, whole=True) == [1, 2, 3]
-    assert ticks(5, 5)[0] <= 5 <= ticks(5, 5)[-1]
-    for low, high in ((0, 1), (-3.2, 7.9), (1e-6, 2e-6), (99.0, 99.1)):
+    for low, high in ((0, 1), (-3.2, 7.9), (1e-6, 2e-6), (99.0, 99.1), (5, 5), (0, 0), (1e-6, 1e-6), (-4e9, -4e9)):
         found = ticks(low, high)
         assert found[0] <= low
         assert found[-1] >= high
