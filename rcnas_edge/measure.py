@@ -1,0 +1,335 @@
+"""Fills a profile with the latencies of this machine: a table of kernels, checked on whole networks.
+
+Every kernel that the given networks need is timed as a difference of two small networks; the channels of a surface
+that needs many are thinned to a grid. Then a few whole networks fix the overhead of a call and one scale factor,
+and others, held apart, say how well the table predicts. Rows are kept as they come: a killed measurement resumes,
+and a later task adds its rows to the same file.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcnas_edge.errors import InputError
+from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
+from rcnas_edge.planning import guess, ordered, plan
+from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, machine, read_profile, save_profile
+from rcnas_edge.rowgraph import check_rows, graph_of
+from rcnas_edge.space import Layer
+from rcnas_edge.specimen import difference, specimen
+from rcnas_edge.table import Table, interpolate
+from rcnas_edge.timing import Runner, Timing, open_session, reference_model, time_model
+
+__all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_model"]
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+Network = Sequence[Layer]
+Pair = Sequence[float]
+"""(ms summed over the kernels of a network, its measured ms)."""
+
+CALIBRATION, CHECK = 24, 12
+"""Whole networks that fix overhead and scale, and others that check the predictions."""
+SHARE_OF_NETWORKS = 0.2
+"""Of the time, kept for whole networks."""
+SAVE_SECONDS = 2.0
+COPIES_MS, COPIES = 0.04, (4, 16)
+"""What the copies of a kernel should take together, and the least and most copies."""
+TURNS, RUNS_PER_TURN, TURN_SECONDS = 4, 20, 0.01
+STEADY = 0.05
+"""Spread of the reference kernel above which a measurement is called unstable."""
+
+
+def measure_profile(
+    name: str,
+    layer_lists: Iterable[Network],
+    *,
+    threads: int = 1,
+    budget_seconds: float = 45.0,
+    base: Profile | None = None,
+    progress: Progress | None = None,
+    path: Path | None = None,
+) -> Profile:
+    """Measure what predicts the latency of these networks (a few hundred of a space) on this machine, and keep it.
+
+    The result is also the file `path` (of this machine's cache by default), from which a killed call resumes; rows in
+    it and in `base` are kept and not measured again. After `budget_seconds` what is missing stays an estimate, and
+    every prediction says which share of it is measured.
+    """
+    if budget_seconds <= 0 or threads < 1:
+        raise InputError(f"a measurement takes seconds > 0 and threads >= 1, got {budget_seconds} and {threads}")
+    networks = list(layer_lists)
+    for layers in networks:
+        check_rows(layers)
+    if not networks:
+        raise InputError("a profile is measured for at least one network, got none: pass rows of the space")
+    started = time.monotonic()
+    path = cache_path(name) if path is None else Path(path)
+    known = _start(name, base, path, threads)
+    measurement = _Measurement(known, path, threads, progress or (lambda label, share: None))
+    measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds)
+    measurement.whole_networks(networks, started + budget_seconds)
+    return measurement.profile
+
+
+@lru_cache(maxsize=1)
+def runtime_here() -> str:
+    """Which of `fusion.RUNTIMES` the ONNX Runtime of this machine is, seen from how it lays out a convolution."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        probe = graph_of(specimen(("conv", "blocked", 3, 1, 1, 8, 8, 32, 4), 1)).SerializeToString()
+        open_session(probe, 1, optimised=optimised)
+        graph = onnx.load(str(optimised)).graph
+    shapes = {constant.name: list(constant.dims) for constant in graph.initializer}
+    for node in graph.node:
+        if node.domain == "com.microsoft.nchwc" and node.op_type == "Conv" and shapes[node.input[1]][2:] == [3, 3]:
+            block = shapes[node.input[1]][0]  # four filters, padded to a block
+            found = [runtime for runtime, channels in RUNTIMES.items() if channels == block]
+            if found:
+                return found[0]
+            log.warning("the runtime lays out blocks of %d channels, which no profile knows: taken as plain", block)
+    return "onnxruntime"
+
+
+def _start(name: str, base: Profile | None, path: Path, threads: int) -> Profile:
+    """What is known already: the file and the base, if they are of this runtime."""
+    runtime, here = runtime_here(), machine()
+    known: dict[tuple[str, int, Kernel], Row] = {}
+    profile = base or Profile(name, here["cpu"], runtime)
+    for source in (base, read_profile(path) if path.is_file() else None):
+        if source is None:
+            continue
+        if source.rows and source.runtime != runtime:
+            raise InputError(
+                f"rows of one runtime make a profile, {source.name!r} is of {source.runtime} and this machine runs "
+                f"{runtime}: measure under another name"
+            )
+        known |= {(row.precision, row.threads, row.kernel): row for row in source.rows}
+        profile = source
+    return replace(
+        profile,
+        name=name,
+        vendor=profile.vendor if profile.rows else here["cpu"],
+        runtime=runtime,
+        rows=tuple(known.values()),
+        threads=tuple(sorted({threads, *(row.threads for row in known.values())})),
+    )
+
+
+@dataclass
+class _Measurement:
+    """One measurement: the profile so far, what drift was seen, and where it is kept."""
+
+    profile: Profile
+    path: Path
+    threads: int
+    progress: Progress
+    saved: float = field(default_factory=time.monotonic)
+    new: list[Row] = field(default_factory=list)
+    references: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.setting = Target(self.profile.name, "fp32", self.threads).setting
+        self.surfaces: dict[Key, dict[tuple[int, int], float]] = {}
+        for row in self.profile.rows:
+            if row.setting == self.setting:
+                self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
+        self.reference = Runner(reference_model(), self.threads)
+        self.reference.warm(0.2, 100)
+        former = [entry["reference_ms"] for entry in self.profile.provenance if entry.get("setting") == self.setting]
+        self.pace = former[0] if former else float(np.median([self._reference() for _ in range(9)]))
+
+    def _reference(self) -> float:
+        return float(np.percentile(self.reference.times(RUNS_PER_TURN), 20))
+
+    def drift(self) -> float:
+        """How much slower the machine runs now than when the table was begun, by the last reference timings."""
+        self.references.append(self._reference())
+        return float(np.median(self.references[-5:])) / self.pace
+
+    # Rows
+
+    def rows(self, networks: Sequence[Network], deadline: float) -> None:
+        """Measure every kernel that is missing: helpers before what needs them, then the most costly first."""
+        runtime = self.profile.runtime
+        counts = Counter(kernel for layers in networks for kernel, _ in kernels(layers, runtime))
+        todo = ordered(plan(counts, self.surfaces, runtime), counts, runtime)
+        try:
+            for place, kernel in enumerate(todo):
+                if time.monotonic() > deadline:
+                    log.warning(
+                        "the time for measuring is spent, %d of %d kernels stay estimates", len(todo) - place, len(todo)
+                    )
+                    break
+                self.progress(f"kernel {kernel[0]}", place / len(todo))
+                ms = self._measure(kernel)
+                if ms is None:
+                    continue
+                row = Row("fp32", self.threads, Key(*kernel[:7]), kernel[7], kernel[8], float(f"{ms:.5g}"))
+                self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
+                self.new.append(row)
+                if time.monotonic() - self.saved > SAVE_SECONDS:
+                    self.save(complete=False)
+        finally:  # also when the user interrupts
+            if self.new:
+                self.save(complete=False)
+
+    def _measure(self, kernel: Kernel) -> float | None:
+        """ms of one kernel, or None where no specimen isolates it or noise hides it, which is logged."""
+        copies = int(np.clip(round(COPIES_MS / guess(kernel)), *COPIES))
+        for wanted in (copies, 2 * copies):
+            more = difference(kernel, 1, 1 + wanted, self.profile.runtime)
+            if more[kernel] < 1:
+                log.warning("no specimen isolates the kernel %s: its latency stays an estimate", kernel)
+                return None
+            helpers = 0.0
+            for helper, count in more.items():
+                if helper != kernel:
+                    known = interpolate(self.surfaces.get(Key(*helper[:7]), {}), helper[7], helper[8])
+                    if known is None:
+                        log.warning("%s needs %s, which was not measured: it stays an estimate", kernel, helper)
+                        return None
+                    helpers += count * known
+            ms = (self._difference(kernel, 1 + wanted) - helpers) / more[kernel]
+            if ms > 0:
+                return ms
+        log.warning("noise hides the kernel %s: call again on a quieter machine", kernel)
+        return None
+
+    def _difference(self, kernel: Kernel, copies: int) -> float:
+        """ms that a specimen of so many copies takes more than one of a single copy: the two in turns, of each the
+        20th percentile, which other processes do not reach.
+        """
+        one, many = (
+            Runner(graph_of(specimen(kernel, count)).SerializeToString(), self.threads) for count in (1, copies)
+        )
+        one.times(10)
+        once = float(np.median(many.times(10))) / 1e3
+        runs = int(np.clip(TURN_SECONDS / once, 3, RUNS_PER_TURN))
+        times: list[list[np.ndarray]] = [[], []]
+        for _ in range(TURNS):
+            for found, runner in zip(times, (one, many), strict=True):
+                found.append(runner.times(runs))
+        low, high = (float(np.percentile(np.concatenate(found), 20)) for found in times)
+        return (high - low) / self.drift()
+
+    # Whole networks
+
+    def whole_networks(self, networks: Sequence[Network], deadline: float) -> None:
+        """Fit overhead and scale on some networks of this image size, and check the predictions on others."""
+        by_size: dict[str, list[Network]] = {}
+        for layers in networks:
+            by_size.setdefault(image_size(layers), []).append(layers)
+        entries = self._entries()
+        done = {entry.get("image") for entry in entries if entry.get("complete", True)}
+        interrupted = any(not entry.get("complete", True) for entry in entries)
+        for size, alike in by_size.items():
+            if size in done and not self.new and not interrupted:
+                continue
+            chosen = random.Random(0).sample(alike, min(len(alike), CALIBRATION + CHECK))
+            pairs: list[Pair] = []
+            table = Table(self.surfaces)
+            for place, layers in enumerate(chosen):
+                if time.monotonic() > deadline and len(pairs) >= 3:
+                    break
+                self.progress("whole networks", place / len(chosen))
+                summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
+                pairs.append((summed, self._time(layers)))
+            self.save(complete=True, size=size, pairs=pairs)
+
+    def _time(self, layers: Network) -> float:
+        """ms of a whole network: the median of turns with the reference kernel, as a report's number is a median."""
+        runner = Runner(graph_of(layers).SerializeToString(), self.threads)
+        runner.warm(TURN_SECONDS, RUNS_PER_TURN)
+        found, drifts = [], []
+        for _ in range(TURNS):
+            found.append(runner.times_for(TURN_SECONDS))
+            drifts.append(self.drift())
+        return float(np.median(np.concatenate(found)) / np.median(drifts))
+
+    # Files
+
+    def save(self, *, complete: bool, size: str = "", pairs: Sequence[Pair] = ()) -> None:
+        """Write the profile with the rows so far and what is known of how they were measured."""
+        spread = float(np.std(self.references) / np.mean(self.references)) if self.references else 0.0
+        fitted, held = _parted(pairs)
+        entry: dict[str, Any] = {
+            "setting": self.setting,
+            "complete": complete,
+            "image": size,
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            **machine(),
+            "rows": len(self.new),
+            "reference_ms": self.pace,
+            "reference_spread": round(spread, 4),
+            "stable": spread <= STEADY,
+            "calibration": [list(pair) for pair in fitted],
+        }
+        overhead, scale = dict(self.profile.overhead_ms), dict(self.profile.scale)
+        if fitted:
+            entries = [*self._entries(), entry]
+            alike = [other for other in entries if other.get("image") == size]
+            for key, of_key in ((self.setting, entries), (f"{self.setting}/{size}", alike)):
+                overhead[key], scale[key] = fit([pair for other in of_key for pair in other.get("calibration", ())])
+            entry |= _checked(held, overhead[key], scale[key])
+        kept = [  # what a killed call began is this measurement's now
+            other
+            for other in self.profile.provenance
+            if other.get("complete", True) or other.get("setting") != self.setting
+        ]
+        rows = {(row.precision, row.threads, row.kernel): row for row in (*self.profile.rows, *self.new)}
+        self.profile = replace(
+            self.profile, rows=tuple(rows.values()), scale=scale, overhead_ms=overhead, provenance=(*kept, entry)
+        )
+        save_profile(self.profile, self.path.parent, stem=self.path.stem)
+        self.saved = time.monotonic()
+
+    def _entries(self) -> list[Mapping[str, Any]]:
+        """What is known of earlier measurements with these threads."""
+        return [entry for entry in self.profile.provenance if entry.get("setting") == self.setting]
+
+
+def _parted(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """Networks for the fit and for the check: all that were planned, or of fewer every third for the check."""
+    if len(pairs) == CALIBRATION + CHECK:
+        return list(pairs[:CALIBRATION]), list(pairs[CALIBRATION:])
+    return [pair for place, pair in enumerate(pairs) if place % 3 != 2], list(pairs[2::3])
+
+
+def fit(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """(overhead, scale) with the least relative error of overhead + scale x summed over pairs (summed, measured) ms."""
+    summed, measured = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    features = np.stack([1 / measured, summed / measured], axis=1)
+    if len(pairs) >= 4 and np.ptp(summed) > 0.1 * summed.mean():
+        overhead, scale = np.linalg.lstsq(features, np.ones(len(pairs)), rcond=None)[0]
+        if overhead >= 0 and scale > 0:
+            return float(overhead), float(scale)
+    return 0.0, float(features[:, 1].sum() / (features[:, 1] ** 2).sum())
+
+
+def _checked(held: Sequence[Pair], overhead: float, scale: float) -> dict[str, Any]:
+    """How the predictions of networks that were not used for the fit compare with their measured latency."""
+    if not held:
+        return {"checked": 0}
+    errors = [abs(overhead + scale * summed - measured) / measured for summed, measured in held]
+    return {
+        "checked": len(held),
+        "within_5_percent": sum(error <= 0.05 for error in errors) / len(held),
+        "within_10_percent": sum(error <= 0.10 for error in errors) / len(held),
+        "worst_error": round(max(errors), 4),
+    }

@@ -1,0 +1,335 @@
+"""Measuring on this machine: graphs against torch's exporter and the runtime's own, tables that grow and resume.
+
+No test asks for a speed: they check what is counted, kept and said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from rcnas_edge import measure
+from rcnas_edge.errors import InputError
+from rcnas_edge.fusion import kernels
+from rcnas_edge.measure import graph_of, measure_profile, runtime_here, time_model
+from rcnas_edge.nets.rows import RowWriter
+from rcnas_edge.nets.wrn_rows import WrnConfig, rows
+from rcnas_edge.planning import ordered, plan
+from rcnas_edge.profile import Profile, Target, read_profile
+from rcnas_edge.space import IMAGE, KINDS, Layer
+from rcnas_edge.specimen import difference, specimen
+from rcnas_edge.table import interpolate
+from rcnas_edge.timing import open_session
+
+
+def network(
+    depths: tuple[int, int, int], widths: tuple[int, int, int], robust: tuple[bool, bool, bool], size: int = 8
+) -> WrnConfig:
+    return WrnConfig(depths, widths, robust, image=(1, size, size), classes=10, mean=(0.3,), std=(0.4,))
+
+
+NETWORKS = {
+    "basic": network((1, 2, 1), (16, 24, 40), (False, False, False)),
+    "robust": network((1, 2, 1), (8, 16, 24), (True, True, True)),
+    "mixed": network((2, 1, 2), (8, 40, 64), (False, True, True)),
+}
+TINY = [rows(network((1, 1, 1), (width, width, width), (False, False, False))) for width in (8, 16, 24, 32)]
+
+OPERATIONS = {
+    "Conv": "conv",
+    "FusedConv": "conv",
+    "ReorderInput": "to_blocked",
+    "ReorderOutput": "to_plain",
+    "Gemm": "linear",
+    "FusedGemm": "linear",
+    "Split": "slice",
+    "Concat": "concat",
+    "AveragePool": "avgpool",
+    "ReduceMean": "globalpool",
+    "Add": "add",
+    "Mul": "multiply",
+    "BatchNormalization": "batchnorm",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Sub": "normalize",
+}
+SILENT = ("Div", "Unsqueeze", "Reshape")
+"""Counted with another operator: normalize is Sub and Div; multiply has the Unsqueeze of its vector."""
+
+
+def run_by_runtime(layers: tuple[Layer, ...], folder: Path) -> Counter[str]:
+    """The operations in the graph that the runtime of this machine makes of the rows."""
+    optimised = folder / "optimised.onnx"
+    open_session(graph_of(layers).SerializeToString(), 1, optimised=optimised)
+    nodes = onnx.load(str(optimised)).graph.node
+    return Counter(OPERATIONS[node.op_type] for node in nodes if node.op_type not in SILENT)
+
+
+def run_by_profile(layers: tuple[Layer, ...]) -> Counter[str]:
+    """The same by `fusion`; a blocked normalisation is run as a depthwise convolution."""
+    return Counter(
+        "conv" if kernel[:2] == ("batchnorm", "blocked") else kernel[0] for kernel, _ in kernels(layers, runtime_here())
+    )
+
+
+# graphs from rows
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_is_valid_and_has_the_shapes_of_the_rows(name: str) -> None:
+    model = graph_of(rows(NETWORKS[name]), batch=3)
+    onnx.checker.check_model(model, full_check=True)
+    session = open_session(model.SerializeToString(), 1)
+    (logits,) = session.run(None, {"images": np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)})
+    assert logits.shape == (3, 10)
+    assert np.isfinite(logits).all()
+    assert logits.std() > 0
+
+
+def test_the_same_seed_gives_the_same_graph() -> None:
+    layers = rows(NETWORKS["mixed"])
+    assert graph_of(layers).SerializeToString() == graph_of(layers).SerializeToString()
+    assert graph_of(layers, seed=1).SerializeToString() != graph_of(layers).SerializeToString()
+
+
+def test_a_graph_has_the_operators_that_torch_exports() -> None:
+    import torch
+
+    from rcnas_edge.nets.wrn import WideResNet
+
+    config = network((1, 1, 1), (8, 16, 40), (False, True, False))
+    with torch.random.fork_rng():
+        built = WideResNet(config).eval()
+    program = torch.onnx.export(built, (torch.rand(1, 1, 8, 8),), dynamo=True, verbose=False)
+    exported = Counter(node.op_type for node in program.model_proto.graph.node)
+    ours = Counter(node.op_type for node in graph_of(rows(config)).graph.node)
+    ours["Identity"] -= 1  # it only names the output
+    assert +ours == exported
+
+
+def test_rows_that_do_not_fit_together_are_refused() -> None:
+    conv = Layer("conv", "conv", (4, 8, 8), (8, 8, 8), (IMAGE,))
+    with pytest.raises(InputError, match=r"'relu' has \(4, 8, 8\), reads \(8, 8, 8\)"):
+        graph_of((conv, Layer("relu", "relu", (4, 8, 8), (4, 8, 8), (0,))))
+    with pytest.raises(InputError, match=r"earlier rows, 'conv' reads \(0,\)"):
+        graph_of((Layer("conv", "conv", (4, 8, 8), (8, 8, 8), (0,)),))
+    with pytest.raises(InputError, match="at least one layer row"):
+        graph_of(())
+
+
+def test_any_slice_and_a_flattened_image_can_be_written() -> None:
+    write = RowWriter((4, 2, 2))
+    part = write.channels("middle", IMAGE, 1, 2)
+    write.rows.append(Layer("linear", "linear", (8, 1, 1), (3, 1, 1), (part,), bias=True))
+    model = graph_of(write.rows)
+    images = np.arange(16, dtype=np.float32).reshape(1, 4, 2, 2)
+    (out,) = open_session(model.SerializeToString(), 1).run(None, {"images": images})
+    held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    expected = held["linear.weight"] @ images[0, 1:3].ravel() + held["linear.bias"]
+    np.testing.assert_allclose(out[0], expected, rtol=1e-5)
+
+
+# fusion against the runtime
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fusion_is_what_the_runtime_does(name: str, tmp_path: Path) -> None:
+    layers = rows(NETWORKS[name])
+    assert run_by_profile(layers) == run_by_runtime(layers, tmp_path)
+
+
+def needed_kernels() -> dict[str, tuple]:
+    """One kernel of each kind, layout, kernel and stride that the networks need, helpers included."""
+    waiting = [kernel for config in NETWORKS.values() for kernel, _ in kernels(rows(config), runtime_here())]
+    found: dict[str, tuple] = {}
+    while waiting:
+        kernel = waiting.pop()
+        name = "-".join(map(str, kernel[:5]))
+        if name not in found:
+            found[name] = kernel
+            waiting += list(difference(kernel, 1, 2, runtime_here()))
+    return found
+
+
+def test_a_specimen_holds_its_kernel_and_runs_as_counted(tmp_path: Path) -> None:
+    found = needed_kernels()
+    assert {kernel[0] for kernel in found.values()} >= {"conv", "linear", "batchnorm", "multiply", "slice", "concat"}
+    for kernel in found.values():
+        assert difference(kernel, 1, 4, runtime_here())[kernel] == 3, kernel
+        layers = specimen(kernel, 4)
+        assert run_by_profile(layers) == run_by_runtime(layers, tmp_path), kernel
+
+
+def test_every_kind_of_row_has_a_specimen() -> None:
+    for kind in KINDS:
+        kernel = (kind, "plain", 3 if kind == "avgpool" else 1, 1, 1, 4, 4, 8, 2 if kind in ("slice", "concat") else 8)
+        assert kind in {layer.kind for layer in specimen(kernel, 1)}
+    with pytest.raises(InputError, match=r"can be made of conv, .* got 'softmax'"):
+        specimen(("softmax", "plain", 1, 1, 1, 4, 4, 8, 8), 1)
+
+
+# planning
+
+
+def test_a_plan_covers_what_is_needed_with_fewer_points() -> None:
+    needed = [
+        ("conv", "plain", 1, 1, 1, 8, 8, channels_in, channels_out)
+        for channels_in in range(8, 129, 8)
+        for channels_out in range(8, 129, 8)
+    ]
+    planned = plan(needed, {}, "onnxruntime")
+    points = {kernel[7:]: 1.0 for kernel in planned if kernel[:7] == needed[0][:7]}
+    assert all(interpolate(points, *kernel[7:]) is not None for kernel in needed)
+    assert len(points) == 24
+    assert plan(needed, {needed[0][:7]: set(points)}, "onnxruntime") == []  # what is known is not planned again
+
+
+def test_helpers_are_measured_before_what_needs_them() -> None:
+    runtime = runtime_here()
+    counts = Counter(kernel for config in NETWORKS.values() for kernel, _ in kernels(rows(config), runtime))
+    todo = ordered(plan(counts, {}, runtime), counts, runtime)
+    done: dict[tuple, dict[tuple[int, int], float]] = {}
+    for kernel in todo:
+        for helper in difference(kernel, 1, 3, runtime):
+            if helper != kernel:
+                assert interpolate(done.get(helper[:7], {}), *helper[7:]) is not None, (kernel, helper)
+        done.setdefault(kernel[:7], {})[kernel[7:]] = 1.0
+    for kernel in counts:
+        assert interpolate(done[kernel[:7]], *kernel[7:]) is not None, kernel
+
+
+def test_overhead_and_scale_are_found_again() -> None:
+    summed = np.linspace(0.05, 0.3, 12)
+    assert measure.fit([(ms, 0.004 + 1.08 * ms) for ms in summed]) == (pytest.approx(0.004), pytest.approx(1.08))
+    # a negative overhead is no overhead, and a single network fixes the scale alone
+    overhead, scale = measure.fit([(ms, 1.08 * ms - 0.01) for ms in summed])
+    assert overhead == 0
+    assert 0.95 < scale < 1.08
+    assert measure.fit([(0.2, 0.22)]) == (0.0, pytest.approx(1.1))
+
+
+# measuring
+
+
+def test_a_profile_is_measured_kept_and_not_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    seen: list[tuple[str, float]] = []
+    profile = measure_profile(
+        "host", TINY, path=path, budget_seconds=60, progress=lambda label, share: seen.append((label, share))
+    )
+    assert read_profile(path) == profile
+    assert profile.runtime == runtime_here()
+    assert all(row.ms > 0 for row in profile.rows)
+    assert profile.scale["fp32/1/8x8"] > 0
+    (entry,) = profile.provenance
+    assert entry["rows"] == len(profile.rows)
+    assert (entry["complete"], entry["image"], entry["setting"]) == (True, "8x8", "fp32/1")
+    assert entry["runtime"].startswith("onnxruntime")
+    assert {"cpu", "when", "stable", "reference_spread", "within_10_percent"} <= set(entry)
+    assert all(0 <= share <= 1 for _, share in seen)
+    latencies = [profile.latency(layers, Target()) for layers in TINY]
+    assert [measured for _, measured in latencies] == pytest.approx([1.0] * 4)
+    assert latencies[0][0] < latencies[-1][0]  # 8 channels against 32, five times the work
+    assert measure_profile("host", TINY, path=path) == profile
+
+    larger = [rows(network((1, 1, 1), (8, 8, 8), (False, False, False), size=16))]
+    both = measure_profile("host", larger, path=path, budget_seconds=60)
+    assert set(profile.rows) < set(both.rows)
+    assert both.latency(TINY[0], Target()) == latencies[0]  # another resolution has its own calibration
+    assert both.latency(larger[0], Target())[1] == pytest.approx(1.0)
+    assert [entry["image"] for entry in both.provenance] == ["8x8", "16x16"]
+
+
+def test_an_interrupted_measurement_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "host.toml"
+
+    def interrupt(label: str, share: float) -> None:
+        if share > 0.3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_profile("host", TINY[:2], path=path, progress=interrupt)
+    begun = read_profile(path)
+    assert begun.rows
+    assert not begun.provenance[0]["complete"]
+    assert not begun.scale
+    whole = measure_profile("host", TINY[:2], path=path)
+    assert set(begun.rows) < set(whole.rows)
+    assert [entry["complete"] for entry in whole.provenance] == [True]
+    assert whole.provenance[0]["reference_ms"] == begun.provenance[0]["reference_ms"]
+
+
+def test_rows_are_written_while_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "host.toml"
+    monkeypatch.setattr(measure, "SAVE_SECONDS", 0.0)
+    kept: list[int] = []
+    measure_profile(
+        "host",
+        TINY[:1],
+        path=path,
+        progress=lambda label, share: kept.append(len(read_profile(path).rows) if path.is_file() else 0),
+    )
+    assert kept[:4] == [0, 1, 2, 3]
+
+
+def test_a_spent_budget_leaves_estimates_that_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(10_000))
+    monkeypatch.setattr(measure.time, "monotonic", lambda: float(next(now)))
+    profile = measure_profile("host", TINY, path=tmp_path / "host.toml", budget_seconds=30)
+    ms, measured = profile.latency(TINY[0], Target())
+    assert 0 < len(profile.rows) < 30
+    assert math.isfinite(ms)
+    assert 0 < measured < 1
+
+
+def test_rows_of_the_base_are_kept_and_those_of_another_runtime_refused(tmp_path: Path) -> None:
+    first = measure_profile("host", TINY[:1], path=tmp_path / "first.toml")
+    again = measure_profile("other", TINY[:1], base=first, path=tmp_path / "second.toml")
+    assert again.rows == first.rows
+    foreign = Profile("foreign", "v", "onnxruntime-nchwc8" if runtime_here() != "onnxruntime-nchwc8" else "onnxruntime")
+    with pytest.raises(InputError, match="rows of one runtime make a profile"):
+        measure_profile(
+            "mine", TINY[:1], base=Profile("foreign", "v", foreign.runtime, rows=first.rows), path=tmp_path / "x.toml"
+        )
+
+
+def test_a_measurement_needs_networks_and_time(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one network"):
+        measure_profile("host", [], path=tmp_path / "host.toml")
+    with pytest.raises(InputError, match="takes seconds > 0"):
+        measure_profile("host", TINY, budget_seconds=0, path=tmp_path / "host.toml")
+
+
+# timing
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_timing_has_its_evidence(as_file: bool, tmp_path: Path) -> None:
+    serialised = graph_of(TINY[0]).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(serialised)
+    timing = time_model(
+        tmp_path / "model.onnx" if as_file else serialised, seconds=0.2, sessions=2, warm_seconds=0.01, warm_runs=5
+    )
+    assert 0 < timing.low_ms <= timing.p50_ms <= timing.p95_ms
+    assert timing.p50_ms <= timing.high_ms
+    assert timing.runs >= 2 * 10 * 3
+    assert timing.stable == (timing.within <= 0.025 and timing.between <= 0.05)
+    assert (timing.threads, timing.sessions, timing.provider) == (1, 2, "CPUExecutionProvider")
+    assert timing.runtime.startswith("onnxruntime ")
+    assert "denormals" in timing.runtime
+    assert timing.reference_ms > 0
+    assert set(timing.to_dict()) >= {"p50_ms", "p95_ms", "runs", "stable", "runtime", "threads", "provider"}
+
+
+def test_a_model_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a model that ONNX Runtime loads, these bytes"):
+        time_model(b"not a model", seconds=0.1)
+    with pytest.raises(InputError, match=r"loads, .*nowhere\.onnx"):
+        time_model(tmp_path / "nowhere.onnx", seconds=0.1)
+    with pytest.raises(InputError, match="takes seconds > 0"):
+        time_model(b"", seconds=0)

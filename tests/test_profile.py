@@ -1,0 +1,353 @@
+"""Fusion, tables and profiles against hand arithmetic; what is on disk comes back, or is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rcnas_edge.device import COLUMNS
+from rcnas_edge.errors import InputError
+from rcnas_edge.fusion import RUNTIMES, Group, fuse
+from rcnas_edge.nets.rows import RowWriter
+from rcnas_edge.profile import (
+    Key,
+    Profile,
+    Row,
+    Target,
+    cache_path,
+    list_profiles,
+    load_profile,
+    machine,
+    read_profile,
+    save_profile,
+)
+from rcnas_edge.space import IMAGE, Layer
+from rcnas_edge.table import Table, interpolate, work
+
+BLOCKED = "onnxruntime-nchwc16"
+
+
+def preactivation() -> tuple[Layer, ...]:
+    """stem, then bn-relu-conv-bn-relu-conv plus the identity, then bn-relu-pool-linear: a basic block by hand."""
+    write = RowWriter((3, 8, 8))
+    stem = write.convolution("stem", write.elementwise("normalize", "normalize", IMAGE), 16, kernel=3)
+    active = write.normalised_relu("norm1", "relu1", stem)
+    out = write.normalised_relu("norm2", "relu2", write.convolution("conv1", active, 16, kernel=3))
+    out = write.elementwise("add", "add", write.convolution("conv2", out, 16, kernel=3), stem)
+    out = write.normalised_relu("norm", "relu", out)
+    write.linear("classifier", write.global_pool("pool", out), 10, bias=True)
+    return tuple(write.rows)
+
+
+def names(groups: tuple[Group, ...]) -> list[str]:
+    return ["+".join(layer.name for layer in group.layers) or group.key.operation for group in groups]
+
+
+def key(operation: str, *, kernel: int = 1, size: int = 8, layout: str = "plain") -> Key:
+    return Key(operation, layout, kernel, 1, 1, size, size)
+
+
+# fusion
+
+
+def test_plain_runtime_folds_normalisation_and_relu_but_not_what_precedes_a_convolution() -> None:
+    assert names(fuse(preactivation(), "onnxruntime")) == [
+        "normalize",
+        "stem",
+        "norm1",
+        "relu1",
+        "conv1+norm2+relu2",
+        "conv2",
+        "add",
+        "norm",
+        "relu",
+        "pool",
+        "classifier",
+    ]
+
+
+def test_blocked_runtime_takes_the_sum_into_the_convolution_and_reorders_for_the_pool() -> None:
+    groups = fuse(preactivation(), BLOCKED)
+    assert names(groups) == [
+        "normalize",
+        "stem",
+        "norm1+relu1",
+        "conv1+norm2+relu2",
+        "conv2+add",
+        "norm+relu",
+        "to_plain",
+        "pool",
+        "classifier",
+    ]
+    stem, conv1 = groups[1], groups[3]
+    assert (stem.key.layout, stem.channels_in, stem.channels_out) == ("entering", 3, 16)
+    assert (conv1.key.layout, conv1.key.kernel, conv1.key.height, conv1.fused) == (
+        "blocked", 3, 8, ("batchnorm", "relu"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_row_is_in_one_group(runtime: str) -> None:
+    rows = preactivation()
+    grouped = [layer for group in fuse(rows, runtime) for layer in group.layers]
+    assert sorted(layer.name for layer in grouped) == sorted(layer.name for layer in rows)
+
+
+def test_a_convolution_read_twice_keeps_its_normalisation_apart() -> None:
+    write = RowWriter((16, 4, 4))
+    out = write.convolution("conv", IMAGE, 16, kernel=1)
+    write.elementwise("add", "add", out, write.elementwise("norm", "batchnorm", out))
+    assert names(fuse(write.rows, BLOCKED)) == ["to_blocked", "conv", "norm", "add", "to_plain"]
+
+
+def test_slices_of_one_tensor_are_one_split_and_channels_count_in_whole_blocks() -> None:
+    write = RowWriter((3, 4, 4))
+    out = write.convolution("conv", IMAGE, 24, kernel=3)
+    parts = [write.channels(f"slice{start}", out, start, 8) for start in (0, 8, 16)]
+    write.concatenate("concat", *parts)
+    conv, reorder, split, concat = fuse(write.rows, BLOCKED)
+    assert conv.channels_out == 32  # two blocks of 16
+    assert (reorder.key.operation, reorder.channels_in) == ("to_plain", 24)
+    assert (split.key.operation, split.channels_in, split.channels_out) == ("slice", 24, 3)
+    assert (concat.key.layout, concat.channels_in, concat.channels_out) == ("plain", 24, 3)
+
+
+def test_unknown_runtime_is_refused() -> None:
+    with pytest.raises(InputError, match=r"known for onnxruntime, .*, got 'tflite'"):
+        fuse(preactivation(), "tflite")
+
+
+# the table
+
+
+def bilinear(channels_in: int, channels_out: int) -> float:
+    return 0.3 + 0.02 * channels_in + 0.01 * channels_out + 0.001 * channels_in * channels_out
+
+
+GRID = {(a, b): bilinear(a, b) for a in (16, 64, 128) for b in (16, 48, 128)}
+
+
+@pytest.mark.parametrize("point", [(16, 16), (32, 16), (16, 100), (100, 100), (128, 64), (127, 17)])
+def test_inside_the_grid_a_bilinear_cost_is_exact(point: tuple[int, int]) -> None:
+    assert interpolate(GRID, *point) == pytest.approx(bilinear(*point), rel=1e-12)
+
+
+@pytest.mark.parametrize("point", [(8, 16), (129, 64), (64, 8), (64, 256)])
+def test_outside_the_grid_there_is_no_answer(point: tuple[int, int]) -> None:
+    assert interpolate(GRID, *point) is None
+
+
+def test_a_surface_measured_along_a_ray_answers_on_the_ray_only() -> None:
+    points = {(16, 16): 1.0, (64, 64): 4.0, (16, 32): 1.5, (64, 128): 6.0}
+    assert interpolate(points, 40, 40) == pytest.approx(2.5)
+    assert interpolate(points, 40, 80) == pytest.approx(3.75)
+    assert interpolate(points, 40, 60) is None
+
+
+def test_a_hole_in_the_grid_widens_the_rectangle() -> None:
+    holed = {point: ms for point, ms in GRID.items() if point != (64, 48)}
+    assert interpolate(holed, 70, 40) == pytest.approx(bilinear(70, 40))
+
+
+def test_answers_grow_with_the_work_inside_and_outside_the_grid() -> None:
+    convolution = key("conv", kernel=3)
+    table = Table({convolution: GRID})
+    answers = [table.lookup((*convolution, channels, channels)) for channels in (4, 16, 40, 64, 128, 200, 400)]
+    assert [ms for ms, _ in answers] == sorted(ms for ms, _ in answers)
+    assert [measured for _, measured in answers] == [False, True, True, True, True, False, False]
+    assert answers[0][0] > 0
+
+
+def test_an_operation_without_rows_is_estimated_by_the_rate_of_the_table() -> None:
+    def ms(kernel: tuple) -> float:  # the rate that the fit has to find again
+        one, macs, moved = work(kernel)
+        return 0.001 * one + 2e-8 * macs + 1e-7 * moved
+
+    convolution = key("conv", kernel=3)
+    known = [*convolution, 0, 0]
+    table = Table({convolution: {(a, b): ms((*known[:7], a, b)) for a in (16, 64, 128) for b in (16, 48, 128)}})
+    other = (*key("conv", kernel=1, size=4), 32, 64)
+    assert table.lookup(other) == (pytest.approx(ms(other), rel=1e-6), False)
+    assert table.lookup((*key("relu"), 16, 16))[0] > 0
+
+
+# profiles
+
+
+def one_of_each(profile_runtime: str = "onnxruntime", **changes: object) -> Profile:
+    """A profile whose table has every kernel of `preactivation`, the i-th (from 1) at i / 100 ms."""
+    kernels = dict.fromkeys(
+        (group.key, group.channels_in, group.channels_out) for group in fuse(preactivation(), profile_runtime)
+    )
+    rows = tuple(Row("fp32", 1, *kernel, ms=index / 100) for index, kernel in enumerate(kernels, start=1))
+    values = {
+        "overhead_ms": {"fp32/1": 0.5},
+        "scale": {"fp32/1": 1.1},
+        "provenance": ({"setting": "fp32/1", "when": "today", "calibration": [[1.0, 1.25]], "stable": True},),
+    }
+    return Profile("bench", 'a "quoted" vendor', profile_runtime, **{"rows": rows, **values, **changes})
+
+
+def test_latency_is_overhead_plus_scaled_sum() -> None:
+    # 11 kernels of which conv1 and conv2 are one row: rows 1 (normalize) 2 (stem) 3 norm 4 relu 5 conv 5 conv 6 add ...
+    profile = one_of_each()
+    assert len(profile.rows) == 8
+    expected = sum([1, 2, 3, 4, 5, 5, 6, 3, 4, 7, 8]) / 100
+    assert profile.latency(preactivation(), Target("bench")) == (pytest.approx(0.5 + 1.1 * expected), 1.0)
+
+
+def test_what_no_row_covers_is_reported_as_a_share() -> None:
+    whole = one_of_each(overhead_ms={}, scale={})
+    pooled = next(row for row in whole.rows if row.key.operation == "globalpool")
+    profile = one_of_each(overhead_ms={}, scale={}, rows=tuple(row for row in whole.rows if row is not pooled))
+    ms, measured = profile.latency(preactivation(), Target("bench"))
+    estimate = ms - (0.48 - pooled.ms)
+    assert estimate > 0
+    assert measured == pytest.approx(1 - estimate / ms)
+
+
+def test_calibration_of_the_image_size_comes_before_the_general_one() -> None:
+    general, own = one_of_each(), one_of_each(scale={"fp32/1": 1.1, "fp32/1/8x8": 2.0})
+    sum_ms = (general.latency(preactivation(), Target())[0] - 0.5) / 1.1
+    assert own.latency(preactivation(), Target())[0] == pytest.approx(0.5 + 2.0 * sum_ms)
+
+
+def test_a_setting_without_rows_is_refused() -> None:
+    profile = one_of_each()
+    assert profile.covers(Target("bench"))
+    assert not profile.covers(Target("bench", threads=4))
+    with pytest.raises(InputError, match="has fp32/1 but not fp32/4: measure it"):
+        profile.latency(preactivation(), Target("bench", threads=4))
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("host", Target()),
+        ("pi5/int8", Target("pi5", "int8")),
+        ("host/fp32/2", Target("host", "fp32", 2)),
+    ],
+)
+def test_targets_are_written_and_read(text: str, target: Target) -> None:
+    assert Target.parse(text) == target
+    assert Target.parse(str(target)) == target
+
+
+@pytest.mark.parametrize("text", ["", "host/fp8", "host/fp32/x", "host/fp32/0", "a/fp32/1/2"])
+def test_bad_targets_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="got"):
+        Target.parse(text)
+
+
+# on disk
+
+
+def test_a_profile_comes_back_as_it_was(tmp_path: Path) -> None:
+    profile = one_of_each()
+    path = save_profile(profile, tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bench.csv", "bench.toml"]
+    back = read_profile(path)
+    assert back == profile
+    assert back.digest() == profile.digest()
+
+
+def test_the_digest_is_of_latencies_only() -> None:
+    profile = one_of_each()
+    assert one_of_each(provenance=(), description="other").digest() == profile.digest()
+    assert one_of_each(scale={"fp32/1": 1.2}).digest() != profile.digest()
+    assert one_of_each(rows=profile.rows[1:]).digest() != profile.digest()
+    assert one_of_each(rows=profile.rows[::-1]).digest() == profile.digest()
+
+
+def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = one_of_each()
+    path = save_profile(former, tmp_path)
+
+    def killed(*names: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_profile(one_of_each(scale={"fp32/1": 9.0}), tmp_path)
+    assert read_profile(path) == former
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "message"),
+    [
+        (".toml", '"schema" = 1', '"schema" = 2', "profiles of schema 1 are read"),
+        (".toml", '"name" = "bench"', '"nome" = "bench"', "has name, vendor, runtime"),
+        (".toml", '"runtime" = "onnxruntime"', '"runtime" = "tflite"', "runtime is one of"),
+        (".toml", '"schema" = 1', "schema =", "is a TOML file"),
+        (".csv", ",ms\n", ",milliseconds\n", "has the columns"),
+        (".csv", ",0.01\n", ",fast\n", "line 2"),
+        (".csv", ",0.01\n", ",-1\n", "positive number of ms"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, suffix: str, old: str, new: str, message: str) -> None:
+    path = save_profile(one_of_each(), tmp_path)
+    file = path.with_suffix(suffix)
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        read_profile(path)
+
+
+def test_a_missing_table_is_refused(tmp_path: Path) -> None:
+    path = save_profile(one_of_each(), tmp_path)
+    path.with_suffix(".csv").unlink()
+    with pytest.raises(InputError, match="the table of the profile"):
+        read_profile(path)
+
+
+def test_host_ships_without_a_table_and_the_cache_of_this_machine_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RCNAS_CACHE", str(tmp_path))
+    shipped = load_profile("host")
+    assert shipped.on_first_use
+    assert not shipped.covers(Target())
+    path = cache_path("host")
+    save_profile(one_of_each(), path.parent, stem="host-of-another-machine")
+    assert load_profile("host") == shipped
+    save_profile(Profile("host", "here", "onnxruntime", rows=one_of_each().rows), path.parent, stem=path.stem)
+    assert load_profile("host").covers(Target())
+    save_profile(one_of_each(), tmp_path)
+    (tmp_path / "broken.toml").write_text("schema =")
+    found = {profile.name: profile for profile in list_profiles()}
+    assert {"host", "bench"} <= set(found)
+    assert found["host"].vendor == "here"
+
+
+def test_an_unknown_profile_names_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCNAS_CACHE", str(tmp_path / "not-there-yet"))
+    with pytest.raises(InputError, match=r"no profile is called 'pi9'; there are: .*host"):
+        load_profile("pi9")
+    with pytest.raises(InputError, match="by a name, not by a path"):
+        load_profile("../host")
+
+
+def test_the_readme_of_the_format_names_every_column_and_key() -> None:
+    text = (Path(__file__).parents[1] / "profiles" / "README.md").read_text()
+    for word in (
+        *COLUMNS,
+        "schema",
+        "vendor",
+        "runtime",
+        "table",
+        "on_first_use",
+        "overhead_ms",
+        "scale",
+        "provenance",
+    ):
+        assert word in text, word
+    for runtime in RUNTIMES:
+        assert runtime in text
+
+
+def test_the_machine_is_described_in_plain_values() -> None:
+    assert json.loads(json.dumps(machine())) == machine()
+    assert machine()["runtime"].startswith("onnxruntime")
