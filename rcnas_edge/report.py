@@ -42,6 +42,8 @@ def report(values: Mapping[str, Any]) -> dict[str, Any]:
     _check_targets(content)
     for index, artefact in enumerate(content["artefacts"] or []):
         verdict = artefact["verdict"]
+        if verdict and verdict["sha256"] not in (None, "", artefact["sha256"]):
+            raise refuse(f"artefacts[{index}].verdict.sha256", "that of the artefact", verdict["sha256"])
         if verdict and verdict["flags"] and verdict["decision"] == "robust":
             raise refuse(f"artefacts[{index}].verdict.decision", "never robust while a flag is raised", "robust")
     if notes:
@@ -86,5 +88,10 @@ def write_report(folder: Path, values: Mapping[str, Any]) -> tuple[Path, Path]:
     content = report(values)
     json_path, html_path = folder / "report.json", folder / "report.html"
     write_json(json_path, content)
-    write_whole(html_path, lambda aside: aside.write_text(page(content), encoding="utf-8"))
+    html = page(content).encode("utf-8")
+    write_whole(html_path, lambda aside: _write(aside, html))
     return json_path, html_path
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

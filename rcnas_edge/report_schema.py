@@ -134,18 +134,34 @@ TRAINING = Record(
 ATTACK = Record(
     {
         "name": _name("the attack"),
-        "source": _name("what it was made on: the torch twin, a replay on the artefact, the artefact itself"),
-        "robust": Field(RATE, "still right under this attack"),
+        "source": _name(
+            "the model its points were made on: checkpoint, reference or artefact; all are judged on the artefact"
+        ),
+        "robust": Field(RATE, "still right after this attack and all above it"),
         "forwards": Field(COUNT, "images pushed forwards through the network"),
         "backwards": Field(COUNT, "images pushed backwards through the network"),
         "seconds": Field(AMOUNT, "time of the attack"),
     }
 )
-DIFFERENCE = Record(
+LOSS = Record(
     {
-        "value": Field(Number(), "the difference, a fraction"),
-        "low": Field(Number(), "lower end of its 95 % interval"),
-        "high": Field(Number(), "upper end of its 95 % interval"),
+        "value": Field(Number(), "how much less often the artefact is right, a fraction", null=False),
+        "low": Field(Number(), "lower end of its 95 % interval", null=False),
+        "high": Field(Number(), "upper end of its 95 % interval", null=False),
+        "p_value": Field(AMOUNT, "exact McNemar's, two-sided"),
+    }
+)
+COMPARISON = Record(
+    {
+        "clean": Field(RATE, "right without an attack"),
+        "robust": Field(RATE, "right under the attacks"),
+        "loss": Field(LOSS, "robust accuracy that the artefact loses against it, on the same images"),
+    }
+)
+GATES = Record(
+    {
+        "min_robust": Field(AMOUNT, "least robust accuracy asked for, a fraction"),
+        "max_robust_drop": Field(AMOUNT, "largest loss against the reference asked for, a fraction"),
     }
 )
 VERDICT = Record(
@@ -153,16 +169,30 @@ VERDICT = Record(
         "decision": _name("robust, not robust, inconclusive or not checked", DECISIONS),
         "reasons": Field(Many(Text()), "why, one sentence each", null=False),
         "flags": Field(
-            Many(Text()), "signs of masked gradients that were raised; any makes it inconclusive", null=False
+            Many(Text()), "signs of masked gradients that were raised; with one it is never robust", null=False
         ),
         "threat": _name("threat model, e.g. linf:8/255:10"),
         "n": Field(COUNT, "test images attacked", null=False),
         "clean": Field(RATE, "right without an attack"),
-        "robust": Field(RATE, "right under every attack, worst case per example"),
-        "parity": Field(Anything(), "agreement of the artefact with the trained network: a rate, or rates by name"),
+        "robust": Field(RATE, "right under every attack from every source, worst case per example"),
+        "parity": Field(RATE, "inputs that artefact and checkpoint put into the same class"),
         "attacks": Field(Many(ATTACK), "each attack", null=False),
-    },
-    open=True,
+        "name": Field(Text(), "name of the file", optional=True),
+        "sha256": Field(Text(), "digest of the file that was attacked", optional=True),
+        "level": Field(Text(), "how much was tried: smoke, standard, publish or custom", optional=True),
+        "seed": Field(Number(whole=True), "seed of the drawing and of the attacks", optional=True),
+        "classes": Field(COUNT, "classes of the artefact", optional=True),
+        "drift": Field(
+            Each(AMOUNT), "logit drift against the checkpoint, relative to its largest logit", optional=True
+        ),
+        "parity_fault": Field(Text(), "why the checkpoint is not the artefact's twin; empty if it is", optional=True),
+        "checkpoint": Field(COMPARISON, "the trained network under the same attacks", optional=True),
+        "reference": Field(COMPARISON, "the teacher under its own attacks", optional=True),
+        "gates": Field(GATES, "what was asked for", optional=True),
+        "margin": Field(AMOUNT, "largest loss against the checkpoint that counts as none, a fraction", optional=True),
+        "not_checked": Field(Many(Text()), "what nobody should read into this verdict", optional=True),
+        "seconds": Field(AMOUNT, "time of the verification", optional=True),
+    }
 )
 LATENCY = Record(
     {

@@ -26,9 +26,9 @@ from rcnas_edge.report_words import (
 
 Content = Mapping[str, Any]
 EXPLAINED = {
-    "robust": "every gate held and nothing spoke against the numbers",
-    "not robust": "a gate failed",
-    "inconclusive": "the numbers are there, and something speaks against trusting them",
+    "robust": "what was asked is met, and nothing speaks against the numbers",
+    "not robust": "what was asked is not met",
+    "inconclusive": "the numbers are there, and something speaks against relying on them",
     "not checked": "nothing is claimed about robustness",
 }
 
@@ -241,19 +241,14 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Ele
             "p",
             "Verdict: ",
             element("strong", verdict["decision"], class_=colour),
-            f": {EXPLAINED[verdict['decision']]}. Threat {verdict['threat']}, n = {verdict['n']} test images.",
+            f": {EXPLAINED[verdict['decision']]}. {_terms(verdict)}.",
         )
     ]
     if verdict["reasons"]:
         found.append(element("ul", *(element("li", reason) for reason in verdict["reasons"])))
-    rates = [("clean", verdict["clean"]), (("robust", "worst case over every attack and source"), verdict["robust"])]
-    parity = verdict["parity"]
-    if isinstance(parity, Mapping) and "hits" in parity:
-        rates.append(("parity with the trained network", parity))
-    elif isinstance(parity, Mapping):
-        rates += [(f"parity, {name}", rate) for name, rate in parity.items() if _is_rate(rate)]
-    rates += [(f"the teacher, {name}", teacher[name]) for name in ("clean", "robust") if teacher.get(name)]
-    found.append(table(("Rate", "Value [95 % interval]"), [(name, _rate(rate)) for name, rate in rates]))
+    found.append(table(("Rate", "Value [95 % interval]"), _rates(verdict, teacher)))
+    if verdict["parity_fault"]:
+        found.append(element("p", f"Parity failed: {verdict['parity_fault']}.", class_="bad"))
     attacks = [
         (
             attack["name"],
@@ -267,7 +262,11 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Ele
     if attacks:
         head = ("Attack", "Made on", "Still right", "Forwards", "Backwards", "Time")
         found.append(table(head, attacks, cards=True))
-        found.append(element("p", "Forwards and backwards count images pushed through the network.", class_="note"))
+        note = (
+            "Every attack's images are shown to the artefact, whatever they were made on; still right is after that "
+            "attack and all above it. Forwards and backwards count images pushed through the network."
+        )
+        found.append(element("p", note, class_="note"))
     else:
         found.append(element("p", "No attack was run.", class_="missing"))
     if verdict["flags"]:
@@ -278,12 +277,36 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Ele
     return found
 
 
+def _terms(verdict: Mapping[str, Any]) -> str:
+    """On which terms the attacks ran, as far as the verdict says."""
+    terms = [f"Threat {verdict['threat']}", f"n = {verdict['n']} test images"]
+    terms += [f"{name} {verdict[name]}" for name in ("level", "seed") if verdict[name] is not None]
+    return ", ".join(terms)
+
+
+def _rates(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Rows: the artefact's rates, those of the networks it is held against, and what it loses against each."""
+    rows: list[tuple[Any, Any]] = [
+        ("clean", _rate(verdict["clean"])),
+        (("robust", "worst case over every attack and source"), _rate(verdict["robust"])),
+        (("parity", "artefact and trained network agree"), _rate(verdict["parity"])),
+    ]
+    against = {"trained network": verdict["checkpoint"], "teacher": verdict["reference"] or {**teacher, "loss": None}}
+    for name, other in against.items():
+        if other and other.get("robust"):
+            rows += [(f"{name}, {kind}", _rate(other[kind])) for kind in ("clean", "robust")]
+            if other["loss"]:
+                rows.append(((f"lost against the {name}", "robust accuracy, same images"), _lost(other["loss"])))
+    return rows
+
+
 def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     return percent(rate["value"] if rate else None), interval(rate)
 
 
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"hits", "total", "value", "low", "high"} <= value.keys()
+def _lost(loss: Mapping[str, Any]) -> tuple[str, str]:
+    value, low, high = (f"{100 * loss[name]:.1f}" for name in ("value", "low", "high"))
+    return f"{value} points", f"[{low}, {high}]"
 
 
 def not_checked(content: Content) -> list[Element]:

@@ -69,11 +69,11 @@ def run_values() -> dict[str, Any]:
         for epoch in range(1, 41)
     ]
     attacks = [
-        ("apgd-ce", "torch twin", 372, 50_000, 49_500, 8.1),
-        ("apgd-t", "torch twin", 365, 334_800, 331_452, 52.4),
-        ("square", "torch twin", 365, 365_000, 0, 13.9),
-        ("replay of apgd-ce and apgd-t", "model.onnx", 365, 1_000, 0, 0.4),
-        ("square", "model.onnx", 364, 365_000, 0, 41.2),
+        ("fgsm", "checkpoint", 402, 1_500, 500, 0.1),
+        ("apgd-ce", "checkpoint", 372, 50_000, 49_500, 8.1),
+        ("apgd-t", "checkpoint", 365, 334_800, 331_452, 52.4),
+        ("square", "checkpoint", 365, 365_000, 0, 13.9),
+        ("square", "artefact", 364, 365_000, 0, 41.2),
     ]
     verdict = {
         "decision": "robust",
@@ -83,7 +83,7 @@ def run_values() -> dict[str, Any]:
         "n": 500,
         "clean": Rate(474, 500).to_dict(),
         "robust": Rate(364, 500).to_dict(),
-        "parity": {"clean": Rate(500, 500).to_dict(), "adversarial": Rate(500, 500).to_dict()},
+        "parity": Rate(1000, 1000).to_dict(),
         "attacks": [
             {
                 "name": name,
@@ -95,6 +95,27 @@ def run_values() -> dict[str, Any]:
             }
             for name, source, hits, forwards, backwards, seconds in attacks
         ],
+        "name": "model.onnx",
+        "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "level": "standard",
+        "seed": 0,
+        "classes": 10,
+        "drift": {"clean_max": 3.1e-7, "clean_mean": 8.0e-8, "adversarial_max": 4.4e-7, "adversarial_mean": 9.0e-8},
+        "parity_fault": "",
+        "checkpoint": {
+            "clean": Rate(474, 500).to_dict(),
+            "robust": Rate(364, 500).to_dict(),
+            "loss": {"value": 0.0, "low": -0.0039, "high": 0.0039, "p_value": 1.0},
+        },
+        "reference": {
+            "clean": Rate(482, 500).to_dict(),
+            "robust": Rate(371, 500).to_dict(),
+            "loss": {"value": 0.014, "low": -0.012, "high": 0.040, "p_value": 0.34},
+        },
+        "gates": {"min_robust": 0.65, "max_robust_drop": None},
+        "margin": 0.03,
+        "not_checked": [],
+        "seconds": 116.0,
     }
     teacher_cost, student_cost = cost(6_402_880, 691_674, 0.71), cost(2_437_184, 241_082, 0.272)
     return {
@@ -268,7 +289,7 @@ def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
     for words in (
         "wrn 1-2-1 x 32-40-56", "Made from the teacher wrn-16-2", "asked: 40%", "2.44 M MACs", "38.1 % of the teacher",
         "4.87 M FLOPs", "1 MAC = 2 FLOPs", "0.284 ms", "+4.4 % off the predicted one", "✓ yes", "72.8 %",
-        "[68.7, 76.5] of n = 500", "74.2 %", "replay of apgd-ce and apgd-t", "torch twin", "334,800",
+        "[68.7, 76.5] of n = 500", "74.2 %", "apgd-t", "checkpoint", "334,800",
         "No flag of masked gradients was raised", "AutoAttack's FAB was not run", "2.15.0", "1 min 56 s",
         "basic → robust", "64 → 40", "Epoch 36 was kept", "40 architectures judged", "linf:0.1/1:10", "9f86d0818",
     ):  # fmt: skip
@@ -378,9 +399,21 @@ def test_what_the_other_floors_write_down_fits(tmp_path: Path) -> None:
     from rcnas_edge.search.protocol import Candidate, Score
     from rcnas_edge.space import Architecture
     from rcnas_edge.train.fit import Epoch
+    from rcnas_edge.verdict import AttackRow, Comparison, Findings, Gates, Loss, Verdict
 
     values = run_values()
     target = Target()
+    flags = np.arange(500) < 364
+    found = Comparison(Rate(482, 500), Rate(371, 500), Loss.of(np.arange(500) < 371, flags))
+    row = AttackRow("apgd-ce", "checkpoint", Rate.of(flags), 50_000, 49_500, 8.1)
+    verdict = Verdict(
+        "inconclusive", ("1 flag raised",),
+        Findings(
+            "linf:0.1:10", 500, 10, Rate(474, 500), Rate.of(flags), (row,), Rate(1000, 1000), {"clean_max": 1e-6},
+            checkpoint=found, reference=found, flags=("FGSM beats PGD",),
+        ),
+        Gates(0.7, None), 0.03, "standard", 0, "model.onnx", 64 * "a", ("int8",), 12.0,
+    )  # fmt: skip
     values["targets"] = [asdict(target)]
     values["cost"] = {str(target): Cost(macs=2_437_184, params=241_082, size=985_344, memory=1_224_328).to_dict()}
     base = network("wrn-16-2", image=(1, 8, 8), classes=10, mean=(0.5,), std=(0.5,))
@@ -400,10 +433,18 @@ def test_what_the_other_floors_write_down_fits(tmp_path: Path) -> None:
         }
     ]
     shipped = Artefact(Path("artefacts/model.onnx"), "onnx", "fp32", 64 * "a", 985_344)
-    values["artefacts"] = [{**shipped.to_dict(), "latency": None, "verdict": None}]
+    values["artefacts"] = [{**shipped.to_dict(), "latency": None, "verdict": verdict.to_dict()}]
     content, page = write(tmp_path, values)
     assert content["cost"][str(target)]["flops"] == 4_874_368
-    assert base.stages()[0]["name"] in page.text
+    assert content["artefacts"][0]["verdict"] == verdict.to_dict()
+    for words in (
+        base.stages()[0]["name"],
+        "lost against the teacher",
+        "1.4 points",
+        "FGSM beats PGD",
+        "level standard",
+    ):
+        assert words in page.text
 
 
 def test_numpy_scalars_and_tuples_are_read_as_json(tmp_path: Path) -> None:
@@ -448,6 +489,7 @@ def test_a_missing_field_is_named(path: str, sentence: str) -> None:
         ("budget", "top level"),
         ("budgets.0.limt", "budgets[0]"),
         ("search.candidates.0.costs", "search.candidates[0]"),
+        ("artefacts.0.verdict.rate", "artefacts[0].verdict"),
         ("artefacts.0.latency.mean", "artefacts[0].latency"),
     ],
 )
@@ -482,6 +524,7 @@ def test_unknown_keys_pass_where_others_have_the_word() -> None:
         (f"cost.{TARGET}.params", -1, f"cost.{TARGET}.params is at least 0, got -1"),
         ("artefacts.0.verdict.decision", "fine", "'inconclusive', 'not checked', got 'fine'"),
         ("artefacts.0.verdict.flags", ["zero gradients"], "never robust while a flag is raised"),
+        ("artefacts.0.verdict.sha256", "b" * 64, "verdict.sha256 is that of the artefact"),
         ("artefacts.0.verdict.robust.hits", 501, "a rate with hits <= total"),
         ("artefacts.0.verdict.robust.value", 0.9, "hits / total = 0.728, got 0.9"),
         ("artefacts.0.verdict.robust.low", math.nan, "never null and always a finite number"),
