@@ -100,6 +100,10 @@ def test_every_verb_has_its_command() -> None:
         assert (name,) in told, f"the README shows no `rcnas-edge {name}`"
 
 
+def test_the_profiles_can_be_listed(tmp_path: Path) -> None:
+    assert "host" in run("profile", "list", cwd=tmp_path)
+
+
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_command_has_a_help_page_that_knows_its_options(arguments: tuple[str, ...]) -> None:
     told = page(verb(arguments))
