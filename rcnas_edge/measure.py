@@ -149,6 +149,7 @@ class _Measurement:
         for row in self.profile.rows:
             if row.setting == self.setting:
                 self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
+        self.begun = sum(entry.get("rows", 0) for entry in self._entries() if not entry.get("complete", True))
         self.reference = Runner(reference_model(), self.threads)
         self.reference.warm(0.2, 100)
         former = [entry["reference_ms"] for entry in self.profile.provenance if entry.get("setting") == self.setting]
@@ -274,7 +275,7 @@ class _Measurement:
             "image": size,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             **machine(),
-            "rows": len(self.new),
+            "rows": self.begun + len(self.new),
             "reference_ms": self.pace,
             "reference_spread": round(spread, 4),
             "stable": spread <= STEADY,

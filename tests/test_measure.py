@@ -260,7 +260,7 @@ def test_an_interrupted_measurement_resumes(tmp_path: Path, monkeypatch: pytest.
     assert not begun.scale
     whole = measure_profile("host", TINY[:2], path=path)
     assert set(begun.rows) < set(whole.rows)
-    assert [entry["complete"] for entry in whole.provenance] == [True]
+    assert [(entry["complete"], entry["rows"]) for entry in whole.provenance] == [(True, len(whole.rows))]
     assert whole.provenance[0]["reference_ms"] == begun.provenance[0]["reference_ms"]
 
 
