@@ -244,11 +244,11 @@ class Pipeline:
 
     @cached_property
     def recipe(self) -> Recipe:
-        small = len(self.task.data.train) < SMALL_TRAIN
         return recipe(
             self.setting.recipe,
-            epochs=self.setting.epochs or (SMALL_EPOCHS if small else None),
-            batch_size=self.setting.batch_size or (SMALL_BATCH if small else None),
+            examples=len(self.task.data.train),
+            epochs=self.setting.epochs,
+            batch_size=self.setting.batch_size,
             learning_rate=self.setting.learning_rate,
         )
 
@@ -448,9 +448,3 @@ class Pipeline:
             flags = attacked_flags(model, images, labels, task.threat, level=level, advance=advance)
         write_flags(self.run / "teacher" / FLAGS, depends, *flags)
         return flags
-
-
-SMALL_TRAIN = 5000
-SMALL_EPOCHS = 30
-SMALL_BATCH = 64
-"""Data sets of fewer than SMALL_TRAIN images are trained in smaller batches, for fewer epochs."""

@@ -27,9 +27,10 @@ from rcnas_edge.space import Architecture, Layer, Space
 from rcnas_edge.task import Bench, Task
 from rcnas_edge.train.batches import as_float
 from rcnas_edge.train.fit import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust
+from rcnas_edge.train.recipe import recipe
 
 QUICK_TABLE_SECONDS = 45.0
-SAMPLED_NETWORKS = 120
+SAMPLED_NETWORKS = 250
 """Random networks of the space whose kernels a quick table is made to cover."""
 
 
@@ -166,8 +167,8 @@ def estimated_seconds(task: Task, bench: Bench) -> float:
         [0.5, *(budget.limit / bench.teacher_cost.macs for budget in bench.budgets if budget.quantity == "macs")]
     )
     train, held_out, test = len(task.data.train), min(1000, len(task.data.held_out)), min(1000, len(task.data.test))
-    recipe_epochs = task.setting.epochs or 30
-    epochs = task.setting.evaluations * task.setting.judge_epochs + recipe_epochs
+    how = recipe(task.setting.recipe, examples=train, epochs=task.setting.epochs)
+    epochs = task.setting.evaluations * task.setting.judge_epochs + how.epochs
     return per_image * share * (epochs * (12 * train + 11 * held_out) + 1000 * test)
 
 

@@ -61,6 +61,7 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
     config = kind.network(setting.network, image=data.image, classes=data.classes, mean=data.mean, std=data.std)
     how = recipe(
         setting.recipe,
+        examples=len(data.train),
         epochs=setting.epochs,
         batch_size=setting.batch_size,
         learning_rate=setting.learning_rate,

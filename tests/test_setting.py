@@ -1,0 +1,42 @@
+"""Task settings: files, flags and the sentences for what does not fit."""
+
+import pytest
+
+from rcnas_edge.errors import InputError
+from rcnas_edge.setting import TaskSetting, read_task
+
+
+def test_a_task_file_comes_back_as_it_was(tmp_path):
+    setting = TaskSetting(dataset="folder", data_root='C:\\a "b"', max_macs="40%", min_robust=0.5, image_size=32)
+    (tmp_path / "task.toml").write_text(setting.to_toml())
+    assert TaskSetting.from_dict(read_task(tmp_path / "task.toml")) == setting
+
+
+def test_budgets_are_the_given_ones_or_the_default():
+    assert TaskSetting().limits == {"macs": "40%", "latency": "60%"}
+    assert TaskSetting(max_params="1M").limits == {"params": "1M"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_mac": "1M"}, "did you mean 'max_macs'"),
+        ({"evaluations": "12"}, "--evaluations is of type int, got '12'"),
+        ({"evaluations": 0}, "at least 1"),
+        ({"min-robust": 45}, "fraction between 0 and 1"),
+        ({"precision": "int8"}, "fp32"),
+        ({"device": "tpu"}, "auto, cpu or cuda"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_a_misfit_is_one_sentence(values, words):
+    with pytest.raises(InputError, match=words):
+        TaskSetting.from_dict(values)
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path):
+    (tmp_path / "a.toml").write_text("dataset = ")
+    with pytest.raises(InputError, match=r"a\.toml is not"):
+        read_task(tmp_path / "a.toml")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_task(tmp_path / "b.toml")
