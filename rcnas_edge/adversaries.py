@@ -8,7 +8,6 @@ size to the epsilon, and aims at every class. The values are put right here; wha
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,7 +107,7 @@ def _cw(setting: Setting, *, steps: int = 40, random_start: bool = True) -> Plan
 
     Carlini and Wagner's own attack (2017; torchattacks' CW) minimises an L2 distance and knows no epsilon.
     """
-    threat = dataclasses.replace(setting.threat, steps=steps, step=2.5 * setting.threat.epsilon / steps)
+    threat = setting.threat.with_steps(steps)
     generator = torch.Generator().manual_seed(setting.seed)
 
     def run(images: Tensor, labels: Tensor) -> Tensor:

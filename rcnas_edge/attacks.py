@@ -112,8 +112,9 @@ def headline(
 
     images (N, C, H, W) are float32 in [0, 1], labels (N,). Each attack works on the survivors of the former, and its
     result is of all N images: `robust` of "square" is the worst case per example over all three. This is
-    AutoAttack without FAB, which almost never finds what the others miss. With fewer than 4 classes APGD-T climbs
-    the margin in place of the DLR loss, and its `note` says so. `progress` is told (attack, share done).
+    AutoAttack without FAB, which found nothing more where we compared the two; `autoattack` has all four. With fewer
+    than 4 classes APGD-T climbs the margin in place of the DLR loss, and its `note` says so. `progress` is told
+    (attack, share done).
     """
     three = {"apgd-ce": {"steps": steps}, "apgd-t": {"steps": steps}, "square": {"n_queries": square_queries}}
     return _run(three, model, images, labels, threat, seed=seed, batch_size=batch_size, progress=progress)

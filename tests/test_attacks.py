@@ -255,6 +255,26 @@ def test_step_sizes_follow_the_threat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == {"eps": 0.02, "alpha": 2.5 * 0.02 / 20, "steps": 20}
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BIM", {"eps": 0.02, "alpha": 2.5 * 0.02 / 10, "steps": 10}),
+        ("FFGSM", {"eps": 0.02, "alpha": 1.25 * 0.02}),
+        ("PIFGSM", {"max_epsilon": 0.02, "num_iter_set": 10}),
+        ("DeepFool", {"steps": 50}),  # its own: it searches without an epsilon
+    ],
+)
+def test_other_classes_follow_the_threat_too(
+    name: str, expected: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, labels = stubborn()
+    made: list[object] = []
+    maker = getattr(torchattacks, name)
+    monkeypatch.setattr(maker, "forward", lambda self, images, labels: made.append(self) or images)
+    attack(name, model, images, labels, THREAT)
+    assert {key: getattr(made[0], key) for key in expected} == expected
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fewer_than_four_classes_are_attacked_on_the_margin_and_it_is_said(classes: int) -> None:
     model = linear(classes)
@@ -273,6 +293,9 @@ def test_global_random_states_are_left_alone(name: str, small: tuple[Small, Tens
         return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()
 
     model, images, labels = small
+    torch.manual_seed(11)
+    np.random.seed(12)
+    random.seed(13)
     before = states()
     attack(name, model, images[:4], labels[:4], THREAT, **QUICK.get(name, {}))
     assert states() == before
@@ -483,6 +506,23 @@ def test_failed_tries_are_kept_at_their_best_and_not_at_the_clean_image() -> Non
     assert after > before
 
 
+def test_apgd_gives_the_wrong_point_where_it_found_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, labels = stubborn()
+    right = torch.tensor([True, False])
+    found = (images + 0.01, right, None, images - 0.01)
+    monkeypatch.setattr(torchattacks.APGD, "attack_single_run", lambda self, images, labels: found)
+    points = attack("apgd-ce", model, images, labels, THREAT).adversarial
+    torch.testing.assert_close(points[0], images[0] + 0.01)
+    torch.testing.assert_close(points[1], images[1] - 0.01)
+
+
+def test_of_several_targets_the_likeliest_gives_the_best_try() -> None:
+    model, images, labels = stubborn()
+    one, three = (attack("apgd-t", model, images, labels, THREAT, steps=5, n_targets=count) for count in (1, 3))
+    assert three.robust.all()
+    assert torch.equal(one.adversarial, three.adversarial)
+
+
 def test_points_the_model_gets_wrong_cost_an_attack_nothing() -> None:
     model = linear(4)
     images, labels = data_of(model, wrong=60)
@@ -550,7 +590,8 @@ def test_pgd_climbs_the_loss_it_is_given_within_the_ball(small: tuple[Small, Ten
     assert (model(points)[:, 0] > model(images)[:, 0]).all()
     assert (points - images).abs().max() <= 0.02 + 1e-7
     start = pgd(model, images, labels, THREAT, generator=generator, steps=0)
-    assert 0.018 < (start - images).abs().max() <= 0.02 + 1e-7
+    assert 0.018 < (start - images).max() <= 0.02 + 1e-7
+    assert -0.02 - 1e-7 <= (start - images).min() < -0.018
     assert model.calls == 10 + 2
 
 
@@ -583,8 +624,29 @@ def test_pgd_keeps_layout_and_precision_of_the_images(small: tuple[Small, Tensor
     points = pgd(model, images, labels, THREAT, generator=torch.Generator(), dtype=torch.bfloat16)
     assert points.dtype == torch.float32
     assert points.is_contiguous(memory_format=torch.channels_last)
+    seen: list[torch.dtype] = []
+
+    def noted(logits: Tensor) -> Tensor:
+        seen.append(logits.dtype)
+        return logits.sum()
+
+    pgd(model, images, labels, THREAT, generator=torch.Generator(), dtype=torch.bfloat16, loss=noted, steps=1)
+    assert seen == [torch.float32]
     precise = pgd(model, images, labels, THREAT, generator=torch.Generator())
     assert (points == precise).float().mean() > 0.9
+
+
+def test_pgd_follows_gradients_that_a_mean_over_the_batch_would_lose() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    model[1].weight.data = torch.tensor([[0.0], [-1.0]])
+    model[1].bias.data = torch.tensor([86.0, 0.0])  # so sure of class 0 that its gradient is 3e-38
+    images, labels = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.long)
+    torch.set_flush_denormal(True)
+    try:
+        points = pgd(model, images, labels, THREAT, generator=torch.Generator(), random_start=False)
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(points, images - 0.02)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the switch is known on x86 only")
