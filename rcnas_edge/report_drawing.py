@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 WIDTH = 420
-PLOT = (44, 412, 24, 168)
+PLOT = (52, 412, 24, 168)
 """Left, right, top and bottom of a chart's plotting area; the axis numbers stand outside."""
 CHART_HEIGHT = 200
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

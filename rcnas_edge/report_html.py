@@ -52,8 +52,8 @@ svg { display: block; width: 100%; height: auto; } .legend svg { display: inline
 .one { --colour: var(--one); } .two { --colour: var(--two); } .quiet { --colour: var(--faint); }
 .curve { fill: none; stroke: var(--colour); stroke-width: 2; } .dot { fill: var(--colour); fill-opacity: .65; }
 .ring { fill: none; stroke: var(--colour); } .star { fill: var(--paper); stroke: var(--colour); stroke-width: 2; }
-.block { stroke: var(--ink); stroke-width: .6; } .block-0 { fill: var(--faint); } .block-1 { fill: var(--one); }
-.block-2 { fill: var(--two); } .block-3 { fill: var(--paper); }
+.block { stroke: var(--ink); stroke-width: .6; } .block-0 { fill: var(--one); } .block-1 { fill: var(--two); }
+.block-2 { fill: var(--faint); } .block-3 { fill: var(--paper); }
 @media (max-width: 40rem) { .tiles { grid-template-columns: repeat(2, 1fr); } .pairs th { width: 42%; }
   th, td { padding-right: .5rem; } .cards thead { display: none; } .cards tr { display: block; padding: .5rem 0;
   border-bottom: 1px solid var(--line); } .cards th, .cards td { display: block; border: 0; padding: .1rem 0; }

@@ -37,6 +37,7 @@ def task(content: Content) -> list[Element]:
     """What was asked."""
     asked = content["task"]
     rows = list(flat(asked)) if isinstance(asked, Mapping) else [("task", plain(asked))]
+    rows = [(name, words) for name, words in rows if name != "seed"]  # said once, below
     for target in content["targets"] or []:
         rows.append(("target", f"{target['profile']}/{target['precision']}/{target['threads']}"))
     return [pairs([*rows, ("seed", str(content["seed"]))])]

@@ -52,7 +52,7 @@ ROOMS = {
     "export": Room(4, never=("search", "train")),
     "reimport": Room(4, never=("exporters",)),
     "search": Room(5, never=("export", "verify", "exporters")),
-    "verify": Room(5, also=("masking", "square", "verdict"), never=("exporters",)),
+    "verify": Room(5, also=("decision", "examination", "masking", "square", "verdict"), never=("exporters",)),
     "measure": Room(5, also=("planning", "rowgraph", "specimen", "timing"), never=("search", "train", "torch")),
     "exporters": Room(5, never=("search", "train")),
     "deploy": Room(5, never=("torch", "torchvision", "onnx", "sklearn")),

@@ -132,6 +132,7 @@ def run_values() -> dict[str, Any]:
             "strategy": "rc-nas",
             "evaluations": 40,
             "weights": None,
+            "seed": 0,
         },
         "seed": 0,
         "targets": [{"profile": "host", "precision": "fp32", "threads": 1}],
@@ -168,13 +169,11 @@ def run_values() -> dict[str, Any]:
             "name": "wrn 1-2-1 x 32-40-56",
             "options": {"stem.stride": 1, "stage1.depth": 0.5, "stage1.width": 1.0, "stage3.robust": True},
             "stages": [
-                {"name": "stem", "depth": 1, "width": 16, "block": "conv 3x3"},
                 {"name": "stage1", "depth": 1, "width": 32, "block": "basic"},
                 {"name": "stage2", "depth": 2, "width": 40, "block": "basic"},
                 {"name": "stage3", "depth": 1, "width": 56, "block": "robust", "stride": 2},
             ],
             "teacher_stages": [
-                {"name": "stem", "depth": 1, "width": 16, "block": "conv 3x3"},
                 {"name": "stage1", "depth": 2, "width": 32, "block": "basic"},
                 {"name": "stage2", "depth": 2, "width": 64, "block": "basic"},
                 {"name": "stage3", "depth": 2, "width": 128, "block": "basic"},
@@ -295,6 +294,7 @@ def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert words in page.text, words
     assert page.open == []
+    assert len(re.findall(r"\bseed\b", page.text)) == 4, "in the task, the verdict, a heading and the versions, once each"
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:
