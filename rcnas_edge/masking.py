@@ -1,0 +1,129 @@
+"""Signs of masked gradients: is the network robust, or were the attacks misled?
+
+After Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of security" (ICML 2018, arXiv 1802.00420),
+section 3.1, and the flags of AutoAttack (Croce and Hein 2020, the released code). Every flag has a threshold that n
+can carry: fewer than three images are no flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rcnas_edge.attacks import Threat, attack
+from rcnas_edge.export import TOLERANCE, relative_drift
+from rcnas_edge.threat import frozen
+
+LEAST_IMAGES = 3
+BEATEN = 0.002
+"""0.2 points: by how much a weaker attack may do better than a stronger one; AutoAttack's threshold."""
+
+SURVIVORS = 0.01
+"""Share of the images that may have no gradient, or survive a ball that reaches the grey image."""
+
+LARGE_EPSILON = 0.5
+"""From every image in [0, 1] this ball reaches the grey one, so no classifier is robust in it but for one class."""
+
+BATCHES = (1, 5, 16)
+PROBED = 64
+"""Images on which batch sizes are compared."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode; afterwards every module's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def zero_gradients(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 256) -> np.ndarray:
+    """Which images (N,) get no gradient of the margin at all: every component is zero, or not a number, or missing.
+
+    The margin, not the cross-entropy: a saturated softmax has gradients of zero that say nothing of the network.
+    """
+    found = []
+    with evaluating(model), frozen(model), torch.enable_grad():
+        for part, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            points = part.detach().clone().requires_grad_(True)
+            logits = model(points)
+            own = logits.gather(1, targets[:, None]).squeeze(1)
+            others = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
+            value = (own - others).sum()
+            gradient = torch.autograd.grad(value, points, allow_unused=True)[0] if value.requires_grad else None
+            if gradient is None:
+                found.append(torch.ones(len(part), dtype=torch.bool))
+            else:
+                size = gradient.flatten(1).abs().amax(1)
+                found.append(((size == 0) | ~torch.isfinite(size)).cpu())
+    return torch.cat(found).numpy()
+
+
+def zero_gradient_flag(zero: np.ndarray) -> str | None:
+    """Of flags (N,): too many images have no gradient to follow."""
+    count = int(zero.sum())
+    if count < LEAST_IMAGES or count <= SURVIVORS * len(zero):
+        return None
+    return f"zero gradients: {count} of {len(zero)} images have no gradient at all, so attacks by gradients are blind"
+
+
+def beaten_flag(weaker: str, stronger: str, more: int, n: int) -> str | None:
+    """The attack that should be the weaker one took `more` images of n than the stronger one, or beyond it."""
+    if more < LEAST_IMAGES or more <= BEATEN * n:
+        return None
+    return f"{weaker} beats {stronger} by {more} of {n} images ({100 * more / n:.1f} points)"
+
+
+def large_epsilon_flag(model: nn.Module, images: Tensor, labels: Tensor, *, total: int, seed: int) -> str | None:
+    """Accuracy must fall to 0 in a ball of 0.5, by PGD-20 on the cross-entropy, then on the margin.
+
+    images (n, C, H, W) are those that survived everything else, of `total`: the others have fallen in a smaller ball
+    already.
+    """
+    threat = Threat("linf", LARGE_EPSILON, 20, 2.5 * LARGE_EPSILON / 20)
+    for name in ("pgd", "cw"):
+        if not len(images):
+            break
+        result = attack(name, model, images, labels, threat, seed=seed, **({"steps": 20} if name == "cw" else {}))
+        images, labels = images[result.robust], labels[result.robust]
+    if len(images) < LEAST_IMAGES or len(images) <= SURVIVORS * total:
+        return None
+    return (
+        f"large epsilon: {len(images)} of {total} images are still right in a ball of {LARGE_EPSILON}, where all "
+        "images meet, so the attacks do not see what they should"
+    )
+
+
+def unsteady_flags(
+    predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, logits: np.ndarray, again: np.ndarray, *, of: str
+) -> list[str]:
+    """The output must depend on the image alone: not on the run, not on the batch it comes in.
+
+    `logits` (N, classes) and `again` are two answers for images (N, C, H, W), which are `of` a kind ("clean").
+    """
+    flags = []
+    drift = relative_drift(logits, again)
+    if not drift.max() <= TOLERANCE:
+        flags.append(
+            f"output differs between runs: up to {drift.max():.2g} of the largest logit on {of} images "
+            f"({int((logits.argmax(1) != again.argmax(1)).sum())} of {len(logits)} change class)"
+        )
+    probed = images[:PROBED]
+    for batch in BATCHES:
+        alone = np.concatenate([predict(probed[at : at + batch]) for at in range(0, len(probed), batch)])
+        drift = relative_drift(logits[:PROBED], alone)
+        if not drift.max() <= TOLERANCE:
+            flags.append(
+                f"output differs between batch sizes: a batch of {batch} gives logits that are up to {drift.max():.2g} "
+                f"of the largest off on {of} images ({int((logits[:PROBED].argmax(1) != alone.argmax(1)).sum())} of "
+                f"{len(probed)} change class)"
+            )
+            break
+    return flags

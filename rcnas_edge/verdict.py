@@ -1,0 +1,228 @@
+"""What is said about one artefact: a `Verdict` holds what the attacks left of it, one JSON object and one exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from rcnas_edge.errors import InputError
+from rcnas_edge.evaluate import Rate, mcnemar, paired_difference
+
+ROBUST, NOT_ROBUST, INCONCLUSIVE, NOT_CHECKED = "robust", "not robust", "inconclusive", "not checked"
+EXIT_CODES = {ROBUST: 0, NOT_ROBUST: 4, INCONCLUSIVE: 5, NOT_CHECKED: 5}
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What the artefact has to reach, as fractions: robust accuracy, and points lost against the reference."""
+
+    min_robust: float | None = None
+    max_robust_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_robust", "max_robust_drop"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is a share between 0 and 1 (or 0 % and 100 %), got {value}")
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is any."""
+        return self.min_robust is not None or self.max_robust_drop is not None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How much less often the artefact is right than another model on the same n examples, with a 95 % interval.
+
+    `value`, `low` and `high` are fractions, above 0 where the artefact is worse; `p_value` is exact McNemar's.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    @classmethod
+    def of(cls, other: np.ndarray, artefact: np.ndarray) -> Loss:
+        """From flags (N,) of the other model and of the artefact."""
+        return cls(*paired_difference(other, artefact), p_value=mcnemar(other, artefact))
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} points [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Another model under the same attacks on the same images, and what the artefact loses against it."""
+
+    clean: Rate
+    robust: Rate
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack: `source` is the model its points were made on; all points are judged on the artefact.
+
+    `robust` are the examples still right after this attack and all above it. `forwards` and `backwards` count images.
+    """
+
+    name: str
+    source: str
+    robust: Rate
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured, before any decision. Rates are of the artefact."""
+
+    threat: str
+    n: int
+    classes: int
+    clean: Rate
+    robust: Rate
+    attacks: tuple[AttackRow, ...]
+    parity: Rate | None = None
+    """Inputs, clean and adversarial, that artefact and checkpoint put into the same class."""
+    drift: Mapping[str, float] = field(default_factory=dict)
+    """Logit drift against the checkpoint, relative to its largest logit: clean_max, clean_mean, adversarial_max, ..."""
+    parity_fault: str = ""
+    """Why the checkpoint is not the artefact's twin; empty if it is."""
+    checkpoint: Comparison | None = None
+    reference: Comparison | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer of `verify` about one file: decision, reasons, flags, and every rate with its interval.
+
+    `margin` is the largest loss against the checkpoint that still counts as none; `not_checked` says what nobody should
+    read into this verdict.
+    """
+
+    decision: str
+    reasons: tuple[str, ...]
+    findings: Findings
+    gates: Gates
+    margin: float
+    level: str
+    seed: int
+    name: str
+    sha256: str
+    not_checked: tuple[str, ...]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.decision not in EXIT_CODES:
+            raise InputError(f"a verdict's decision is one of {', '.join(EXIT_CODES)}, got {self.decision!r}")
+        if self.decision == ROBUST and (self.flags or self.findings.parity is None or self.findings.parity_fault):
+            raise ValueError("a verdict is never 'robust' with a flag raised, or without parity with a twin")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self.findings.flags
+
+    @property
+    def clean(self) -> Rate:
+        return self.findings.clean
+
+    @property
+    def robust(self) -> Rate:
+        return self.findings.robust
+
+    @property
+    def exit_code(self) -> int:
+        """0 robust, 4 not robust, 5 inconclusive; "not checked" is 5 if a gate was asked for, else 0."""
+        if self.decision == NOT_CHECKED and not self.gates.asked:
+            return 0
+        return EXIT_CODES[self.decision]
+
+    def summary(self) -> str:
+        """One line for people."""
+        found = self.findings
+        return (
+            f"{self.name}: {self.decision} under {found.threat} (robust {found.robust}, clean {found.clean}): "
+            f"{'; '.join(self.reasons)}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as `verdict` in report.json."""
+        found = self.findings
+        return {
+            "decision": self.decision,
+            "reasons": list(self.reasons),
+            "flags": list(found.flags),
+            "threat": found.threat,
+            "n": found.n,
+            "clean": found.clean.to_dict(),
+            "robust": found.robust.to_dict(),
+            "parity": None if found.parity is None else found.parity.to_dict(),
+            "attacks": [{**vars(row), "robust": row.robust.to_dict()} for row in found.attacks],
+            "name": self.name,
+            "sha256": self.sha256,
+            "level": self.level,
+            "seed": self.seed,
+            "classes": found.classes,
+            "drift": dict(found.drift),
+            "parity_fault": found.parity_fault,
+            "checkpoint": _comparison_to_dict(found.checkpoint),
+            "reference": _comparison_to_dict(found.reference),
+            "gates": asdict(self.gates),
+            "margin": self.margin,
+            "not_checked": list(self.not_checked),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """The opposite of `to_dict`; InputError on a missing or ill-typed value."""
+        try:
+            rows = tuple(AttackRow(**{**row, "robust": _rate(row["robust"])}) for row in values["attacks"])
+            findings = Findings(
+                **{key: values[key] for key in ("threat", "n", "classes", "parity_fault")},
+                clean=_rate(values["clean"]),
+                robust=_rate(values["robust"]),
+                attacks=rows,
+                parity=None if values["parity"] is None else _rate(values["parity"]),
+                drift=dict(values["drift"]),
+                checkpoint=_comparison_from_dict(values["checkpoint"]),
+                reference=_comparison_from_dict(values["reference"]),
+                flags=tuple(values["flags"]),
+            )
+            return cls(
+                **{key: values[key] for key in ("decision", "margin", "level", "seed", "name", "sha256", "seconds")},
+                reasons=tuple(values["reasons"]),
+                findings=findings,
+                gates=Gates(**values["gates"]),
+                not_checked=tuple(values["not_checked"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"a verdict has the fields that Verdict.to_dict writes, this one has not: {error}"
+            ) from error
+
+
+def _rate(values: Mapping[str, Any]) -> Rate:
+    return Rate(values["hits"], values["total"])
+
+
+def _comparison_to_dict(found: Comparison | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"clean": found.clean.to_dict(), "robust": found.robust.to_dict(), "loss": asdict(found.loss)}
+
+
+def _comparison_from_dict(values: Mapping[str, Any] | None) -> Comparison | None:
+    if values is None:
+        return None
+    loss = Loss(**{one.name: values["loss"][one.name] for one in fields(Loss)})
+    return Comparison(_rate(values["clean"]), _rate(values["robust"]), loss)
