@@ -1,0 +1,1 @@
+"""Exporters that ship with rcnas_edge, reached by entry point exactly as a third party's are."""

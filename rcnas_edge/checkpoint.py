@@ -25,7 +25,7 @@ WEIGHTS = "weights.safetensors"
 NETWORK = "network.json"
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, flush it to disk and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -33,6 +33,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(aside)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(aside, 0o644)  # some writers make files that only their owner can read; these are for others too
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

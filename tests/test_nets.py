@@ -112,6 +112,7 @@ def test_ratio_one_is_the_base_itself():
     space = WrnSpace(base)
     assert space.config(Architecture((0,) * len(space.genes))) == base
     assert base.name == "wrn-16-2"
+    assert replace(base, widths=(8, 16, 32)).name == "wrn d2.2.2 w8.16.32 bbb"
 
 
 @pytest.mark.parametrize("config", SMALL[:2], ids=lambda config: config.name)

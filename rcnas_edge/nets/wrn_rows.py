@@ -64,7 +64,7 @@ class WrnConfig:
     def name(self) -> str:
         """`wrn-d-w` where it is one, else its depths and widths."""
         depth, width = self.depths[0], self.widths[0] // 16
-        if not any(self.robust) and self == wrn(6 * depth + 4, width, **self._frame()):
+        if width >= 1 and not any(self.robust) and self == wrn(6 * depth + 4, width, **self._frame()):
             return f"wrn-{6 * depth + 4}-{width}"
         blocks = "".join("r" if flag else "b" for flag in self.robust)
         return f"wrn d{'.'.join(map(str, self.depths))} w{'.'.join(map(str, self.widths))} {blocks}"
