@@ -1,0 +1,31 @@
+"""Shared doubles: a small robust teacher, trained once per session, and a cache of profiles of the session's own."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rcnas_edge.console import Silent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def profile_cache(tmp_path_factory):
+    """Profiles that tests measure stay out of the user's cache."""
+    folder = tmp_path_factory.mktemp("profiles")
+    before = os.environ.get("RCNAS_CACHE")
+    os.environ["RCNAS_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["RCNAS_CACHE"]
+    else:
+        os.environ["RCNAS_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def small_teacher(tmp_path_factory) -> Path:
+    """A WRN-10-1 trained for three epochs on 300 digits, attacked on the level smoke."""
+    from rcnas_edge.teach import TeacherSetting, teach
+
+    folder = tmp_path_factory.mktemp("teacher")
+    teach(TeacherSetting(network="wrn-10-1", subset=300, epochs=3, attack_steps=3, level="smoke"), folder, Silent())
+    return folder
