@@ -55,9 +55,9 @@ class OnnxExporter:
         if opset < LEAST_OPSET:
             raise InputError(f"--opset is at least {LEAST_OPSET}, got {opset}: {OPSET} is what most runtimes read")
         path = Path(path)
-        twin = copy.deepcopy(model).cpu().eval()
+        twin = _copied(model)
         texts = self._texts(twin, image, metadata)
-        _check_labels(twin, image, texts)
+        _check_classes(twin, image, texts)
         proto = _translate(twin, image, opset)
         _anonymise(proto, texts)
         serialised = proto.SerializeToString(deterministic=True)
@@ -216,16 +216,38 @@ def _lower_to_17(proto: onnx.ModelProto) -> None:
             entry.version = LEAST_OPSET
 
 
-def _check_labels(model: torch.nn.Module, image: Shape, texts: Mapping[str, str]) -> None:
-    if "labels" not in texts:
-        return
+def _copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy on the CPU in eval mode, so that the caller's network stays where and as it is."""
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except Exception as error:  # whatever the network's own attributes raise
+        raise InputError(
+            f"an exported network can be copied, this one cannot: {_sentence(error)}; keep files, locks and tensors "
+            "with a history out of its attributes"
+        ) from error
+
+
+def _check_classes(model: torch.nn.Module, image: Shape, texts: Mapping[str, str]) -> None:
+    """Run the network once: it takes such images, gives logits, and has one label per class."""
     import torch
 
-    with torch.no_grad():
-        classes = model(torch.zeros((1, *image))).shape[-1]
-    labels = json.loads(texts["labels"])
-    if len(labels) != classes:
-        raise InputError(f"a network has one label per class, got {len(labels)} labels for {classes} classes")
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros((2, *image)))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the network's layers raise
+        raise InputError(
+            f"a network is exported for images it takes, {image} it does not: {_sentence(error)}"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(
+            f"an exported network gives logits (N, classes), got {got} for 2 images: wrap it so that it does"
+        )
+    labels = json.loads(texts.get("labels", "null"))
+    if labels is not None and len(labels) != logits.shape[1]:
+        raise InputError(f"a network has one label per class, got {len(labels)} for {logits.shape[1]} classes")
 
 
 def _anonymise(proto: onnx.ModelProto, texts: Mapping[str, str]) -> None:

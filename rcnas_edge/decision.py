@@ -5,7 +5,8 @@ How it decides, in this order:
 1. A gate that is asked for and not met makes it "not robust", whatever else happened: attacks can only overrate a
    network, so a rate that is too low stays too low. Both gates are decided on the measured value, and the reason shows
    the 95 % interval: `min_robust` on the robust accuracy (value >= min), `max_robust_drop` on the paired loss against
-   the reference, the teacher (value <= max).
+   the reference, the teacher (value <= max). The reference meets the headline only, the artefact more than that, so
+   the loss is, if anything, overstated.
 2. It is "inconclusive" without a differentiable twin (no white-box attack was possible), without parity (the attacked
    network is not the artefact), with any flag raised (the attacks may have been misled), or if a gate could not be
    checked.

@@ -118,7 +118,7 @@ class Examination:
         self._raise_if_beaten("transfer from the reference", before)
         before = self._left()
         self._square()
-        self._raise_if_beaten("Square on the artefact", before)
+        self._raise_if_beaten("Square on the artefact", before, least=masking.CONTINUED)
         if twin is not None:
             self._large_epsilon(twin)
         self._check_steady(self.worst, "adversarial", self._predict(self.worst))
@@ -301,10 +301,10 @@ class Examination:
         index = left.to(images.device)
         self._raise(masking.large_epsilon_flag(twin, images[index], labels[index], total=self.n, seed=self.seed))
 
-    def _raise_if_beaten(self, weaker: str, before: int) -> None:
+    def _raise_if_beaten(self, weaker: str, before: int, *, least: float = masking.BEATEN) -> None:
         """What an attack without gradients takes beyond those with gradients is a flag."""
         if self.subject.differentiable is not None:
-            self._raise(masking.beaten_flag(weaker, "white-box", before - self._left(), self.n))
+            self._raise(masking.beaten_flag(weaker, "white-box", before - self._left(), self.n, least=least))
 
     def _left(self) -> int:
         return int(self.robust.sum())
@@ -317,7 +317,12 @@ class Examination:
 def logits_of(model: nn.Module, images: np.ndarray) -> np.ndarray:
     """Logits float32 (N, classes) of a network in eval mode, on its own device, for images (N, C, H, W)."""
     with masking.evaluating(model), torch.no_grad():
-        return torch.cat([model(part).float().cpu() for part in on(images, model).split(BATCH)]).numpy()
+        logits = torch.cat([model(part).float().cpu() for part in on(images, model).split(BATCH)])
+    if not torch.isfinite(logits).all():
+        raise UncheckedError(
+            "robustness is of finite logits, the attacked network gives NaN or infinity: nothing is claimed about it"
+        )
+    return logits.numpy()
 
 
 def on(array: np.ndarray, model: nn.Module) -> Tensor:

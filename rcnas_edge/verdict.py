@@ -205,7 +205,7 @@ class Verdict:
                 gates=Gates(**values["gates"]),
                 not_checked=tuple(values["not_checked"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"a verdict has the fields that Verdict.to_dict writes, this one has not: {error}"
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 
 import numpy as np
 import onnx
@@ -175,11 +176,28 @@ def test_a_network_that_cannot_be_exported_is_one_sentence_and_no_file(layer, wo
     assert capfd.readouterr() == ("", "")
 
 
-def test_labels_are_one_per_class(tmp_path):
-    with pytest.raises(InputError, match="3 labels for 64 classes"):
-        exporter("onnx").export(
-            nn.Sequential(nn.Flatten()), tmp_path / "model.onnx", image=IMAGE, metadata=facts(labels="abc")
-        )
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Flatten(), "one label per class, got 3 for 64 classes"),
+        (nn.Linear(8, 10), r"gives logits \(N, classes\), got \(2, 1, 8, 10\)"),
+        (nn.Linear(9, 10), r"images it takes, \(1, 8, 8\) it does not: .*mat1 and mat2"),
+        (network(robust=False), r"takes images \(1, 8, 8\), got \(3, 8, 8\)"),
+    ],
+    ids=["labels", "no logits", "other images", "own words"],
+)
+def test_a_network_that_is_no_classifier_of_these_images_is_refused(model, words, tmp_path):
+    image = (3, 8, 8) if isinstance(model, WideResNet) else IMAGE
+    with pytest.raises(InputError, match=words):
+        exporter("onnx").export(model, tmp_path / "model.onnx", image=image, metadata=facts(labels="abc"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_be_copied_is_refused(tmp_path):
+    model = nn.Flatten()
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match="can be copied, this one cannot"):
+        exporter("onnx").export(model, tmp_path / "model.onnx", image=IMAGE, metadata={})
 
 
 def test_drift_is_relative_to_the_largest_logit():

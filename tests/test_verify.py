@@ -156,6 +156,8 @@ def test_a_verdict_is_json_there_and_back_and_fits_the_report(verdict):
     assert notes == []
     with pytest.raises(InputError, match="fields that Verdict"):
         Verdict.from_dict({key: value for key, value in values.items() if key != "drift"})
+    with pytest.raises(InputError, match="never 'robust' with a flag"):
+        Verdict.from_dict({**values, "flags": ["FGSM beats PGD"]})
 
 
 def test_the_same_seed_gives_the_same_verdict_and_leaves_no_trace(case, verdict):
@@ -191,6 +193,15 @@ def test_an_exported_file_is_verified(tmp_path):
     assert said.decision == "robust"
     assert said.robust == Rate.of(exactly_robust(model, images, labels, THREAT.epsilon))
     assert f"{N} images, as the level asks: there were 70" in said.not_checked
+
+
+def test_more_seeds_attack_what_the_first_one_left(case):
+    model, images, labels = case
+    said = verify(Subject(numpy_of(model), model), images, labels, THREAT, level=dataclasses.replace(QUICK, seeds=2))
+    rows = {row.name: row for row in said.findings.attacks if row.source == "checkpoint"}
+    assert list(rows)[-3:] == ["apgd-ce (seed 1)", "apgd-t (seed 1)", "square (seed 1)"]
+    assert rows["apgd-ce (seed 1)"].backwards < rows["apgd-ce"].backwards
+    assert said.robust == Rate.of(exactly_robust(model, images, labels, THREAT.epsilon))
 
 
 # Artefacts that are not what they seem
@@ -404,6 +415,7 @@ def test_a_verdict_cannot_be_robust_with_a_flag_and_its_exit_codes_are_the_docum
 @pytest.mark.parametrize(("more", "n", "raised"), [(2, 100, False), (3, 100, True), (3, 1500, False), (4, 1500, True)])
 def test_a_flag_needs_three_images_and_a_fifth_of_a_point(more, n, raised):
     assert (masking.beaten_flag("FGSM", "PGD", more, n) is not None) == raised
+    assert masking.beaten_flag("FGSM", "PGD", more, n, least=0.05) is None
 
 
 def test_a_network_that_never_errs_in_a_huge_ball_is_flagged(case):
@@ -524,8 +536,10 @@ def test_what_cannot_be_verified_is_one_sentence(case, change, words):
 
 def test_nothing_is_claimed_of_logits_that_are_no_numbers(case):
     images, labels = case[1:]
-    with pytest.raises(UncheckedError, match="NaN or infinity"):
+    with pytest.raises(UncheckedError, match="the artefact gives NaN or infinity"):
         verify(Subject(lambda batch: np.full((len(batch), CLASSES), np.nan)), images, labels, THREAT, level=QUICK)
+    with pytest.raises(UncheckedError, match="the attacked network gives NaN or infinity"):
+        verify(Subject(numpy_of(case[0]), Linear(scale=torch.inf)), images, labels, THREAT, level=QUICK)
 
 
 def test_nothing_is_claimed_of_points_outside_the_ball(case, monkeypatch):
