@@ -1,0 +1,37 @@
+"""Searches by name: a dict of strategies with two errors, registered twice and not there."""
+
+from __future__ import annotations
+
+from rcnas_edge.errors import InputError
+from rcnas_edge.search.policy import PolicySearch
+from rcnas_edge.search.protocol import Bench, Judge, Search
+from rcnas_edge.search.random_search import RandomSearch
+
+STRATEGIES: dict[str, type] = {}
+"""Name -> class; a class is built as `Strategy(bench, judge, config)` and carries its `Config`, which has a seed."""
+
+
+def register(name: str, strategy: type) -> None:
+    """Add a strategy; the contract test covers it from then on."""
+    if name in STRATEGIES:
+        raise InputError(
+            f"a strategy is registered once, {name!r} is {STRATEGIES[name].__name__} already: choose another name"
+        )
+    STRATEGIES[name] = strategy
+
+
+def strategy_class(name: str) -> type:
+    """The class of a strategy."""
+    if name not in STRATEGIES:
+        raise InputError(f"no search strategy is called {name!r}; there are: {', '.join(sorted(STRATEGIES))}")
+    return STRATEGIES[name]
+
+
+def strategy(name: str, bench: Bench, judge: Judge, *, seed: int = 0) -> Search:
+    """A strategy with its default configuration and this seed; BudgetError if nothing fits the budgets."""
+    chosen = strategy_class(name)
+    return chosen(bench, judge, chosen.Config(seed=seed))
+
+
+register(PolicySearch.name, PolicySearch)
+register(RandomSearch.name, RandomSearch)

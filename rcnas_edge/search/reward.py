@@ -1,0 +1,36 @@
+"""RC-NAS's reward: robust accuracy against the teacher's, times how far the network is compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rcnas_edge.cost import Budget, Cost
+
+LEAST_TEACHER = 0.01
+"""A teacher's robust accuracy counts as at least this, so that a broken teacher does not blow the reward up."""
+
+
+def compression(cost: Cost, teacher: Cost, budgets: Sequence[Budget]) -> float:
+    """C = min(1, (1 - cost / teacher) / (1 - limit / teacher)) over the binding budget, in [0, 1]; 1 without budgets.
+
+    The binding budget is the one with the smallest C. Within every budget C is 1: compressing further earns nothing.
+    Where the teacher itself is within a budget there is nothing to compress, and C is 1 within it and 0 beyond.
+    """
+    return min((_towards(budget.ratio(cost), budget.ratio(teacher)) for budget in budgets), default=1.0)
+
+
+def _towards(ratio: float, teacher: float) -> float:
+    """C of one budget from cost / limit of the network and of the teacher."""
+    if ratio <= 1.0:
+        return 1.0
+    return max(0.0, (teacher - ratio) / (teacher - 1.0)) if teacher > 1.0 else 0.0
+
+
+def reward(robust: float, teacher_robust: float, compressed: float) -> float:
+    """R = (robust / teacher_robust) * C (2 - C), both accuracies as fractions.
+
+    After N2N (Ashok et al., ICLR 2018), which RC-NAS says it follows: R = R_a * R_c with R_c = C (2 - C). Ours is
+    the C above, and that no penalty is left to pay: masks keep every episode within the budgets, so that there is no
+    overshoot to project back.
+    """
+    return robust / max(LEAST_TEACHER, teacher_robust) * compressed * (2.0 - compressed)
