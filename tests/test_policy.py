@@ -1,0 +1,216 @@
+"""RC-NAS: what the encoder sees, what the policy learns, and the reward."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from search_doubles import CountingJudge, ToyBench
+
+from rcnas_edge.cost import QUANTITIES, Cost
+from rcnas_edge.errors import InputError
+from rcnas_edge.search.cached import CachedBench
+from rcnas_edge.search.encoder import PolicyNetwork
+from rcnas_edge.search.observe import Observer
+from rcnas_edge.search.policy import PolicyConfig, PolicySearch
+from rcnas_edge.search.random_search import RandomConfig, RandomSearch
+from rcnas_edge.search.reward import compression, reward
+from rcnas_edge.space import Architecture, Gene
+
+LIMITS = (("macs", 0.7), ("params", 0.8))
+
+
+def network(bench: CachedBench, observer: Observer, seed: int = 0) -> PolicyNetwork:
+    return PolicyNetwork.fresh(
+        bench.space.genes,
+        observer.stages,
+        features=observer.features,
+        costs=len(QUANTITIES),
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def test_a_state_holds_stem_depth_width_flag_position_step_task_lips_and_costs() -> None:
+    bench = ToyBench(*LIMITS)
+    bench.features = lambda architecture: math.e - 1.0
+    cached = CachedBench(bench)
+    state = Observer(cached, steps=4)([Architecture((1, 2, 3, 1, 0, 1))], [3])
+    end = [0.75, 0.3, -1.0]
+    expected = [
+        [1.0, 1.0, 0.0, 0.0, 0.0, *end],  # the stem's own row: stride 2 of 2
+        [1.0, 0.6, 0.4, 1.0, 0.5, *end],
+        [1.0, 1.0, 0.8, 0.0, 1.0, *end],
+    ]
+    torch.testing.assert_close(state.stages, torch.tensor([expected]))
+    torch.testing.assert_close(state.lips, torch.tensor([[1.0]]))
+    cost = bench.cost(Architecture((1, 2, 3, 1, 0, 1)))
+    ratios = {"macs": cost.macs / (0.7 * 4500), "params": cost.params / (0.8 * 4000)}
+    logs = [math.log(ratios[quantity]) if quantity in ratios else 0.0 for quantity in QUANTITIES]
+    torch.testing.assert_close(state.cost, torch.tensor([logs]))
+
+
+def test_genes_without_a_group_are_stages_and_words_are_one_hot() -> None:
+    bench = ToyBench(("macs", 0.9))
+    bench.space.genes = (Gene("edge0", ("none", "conv")), Gene("edge1", (16, 32)))
+    bench.space.deployed = lambda architecture: architecture.picks
+    bench.cost = lambda architecture: Cost(macs=1, params=1, size=1, memory=1)
+    observer = Observer(CachedBench(bench), steps=1)
+    assert observer.stages == ((0,), (1,))
+    rows = observer([Architecture((1, 0))], [0]).stages[0, :, :3]
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 1.0]]))
+
+
+def test_an_episode_starts_at_the_teacher() -> None:
+    bench = ToyBench(*LIMITS)
+    assert CachedBench(bench).start == Architecture((0,) * 6)  # the costliest, its flag down
+    bench.start = Architecture((0, 0, 0, 1, 0, 0))
+    assert CachedBench(bench).start == bench.start
+
+
+def test_a_fresh_policy_is_even_over_what_is_allowed_and_links_reach_later_genes_only() -> None:
+    bench = CachedBench(ToyBench(*LIMITS))
+    observer = Observer(bench, steps=3)
+    policy = network(bench, observer)
+    state = observer([Architecture((0,) * 6)], [0])
+    picks = observer.one_hot([Architecture((0, 1, 2, 0, 3, 1))])
+    allowed = torch.ones(1, 20, dtype=torch.bool)
+    allowed[0, 2:4] = False
+    even = policy.log_probabilities(state, picks, allowed).exp().detach()[0]
+    torch.testing.assert_close(even[:10], torch.tensor([0.5, 0.5, 0.0, 0.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]))
+    with torch.no_grad():
+        policy.links.normal_(generator=torch.Generator().manual_seed(0))
+    changed = observer.one_hot([Architecture((0, 1, 3, 0, 3, 1))])  # stage1.width, options 6 to 9
+    before = policy.log_probabilities(state, picks, torch.ones_like(allowed))
+    after = policy.log_probabilities(state, changed, torch.ones_like(allowed))
+    torch.testing.assert_close(before[:, :10], after[:, :10], rtol=0, atol=0)
+    assert (before[:, 10:] - after[:, 10:]).abs().min() > 0
+
+
+def test_every_stage_sees_the_stages_on_both_sides() -> None:
+    bench = CachedBench(ToyBench(*LIMITS))
+    observer = Observer(bench, steps=3)
+    policy = network(bench, observer)
+    state = observer([Architecture((0,) * 6)], [0])
+    state.stages.requires_grad_(True)
+    for encoded in policy.encoder(state):
+        (gradient,) = torch.autograd.grad(encoded.sum(), state.stages, retain_graph=True)
+        assert gradient[0].abs().sum(dim=1).min() > 0
+
+
+def test_an_update_makes_a_good_episode_likelier_and_a_bad_one_less() -> None:
+    bench = ToyBench(*LIMITS)
+    search = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(entropy=0.0, replay=0))
+    good = (Architecture((1, 3, 3, 0, 3, 3)),) * 3
+    bad = (Architecture((1, 2, 2, 1, 2, 2)),) * 3
+
+    def likelihood(episode: tuple[Architecture, ...]) -> float:
+        picks = search._observer.one_hot(episode)
+        starts = [search._bench.start, *episode[:-1]]
+        masks = torch.from_numpy(np.stack(search._masks(episode)))
+        with torch.no_grad():
+            logs = search._network.log_probabilities(search._observer(starts, [0, 1, 2]), picks, masks)
+        return float((logs * picks).sum())
+
+    before = likelihood(good), likelihood(bad)
+    search._learn([good, bad], [1.0, 0.2])
+    assert likelihood(good) > before[0]
+    assert likelihood(bad) < before[1]
+
+
+def test_the_baseline_moves_exponentially_and_the_best_episodes_are_kept() -> None:
+    bench = ToyBench(*LIMITS)
+    search = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(baseline_rate=0.25, replay=2))
+    episode = (Architecture((1, 3, 3, 0, 3, 3)),) * 3
+    for rewards in ([0.4, 0.8], [1.0, 0.2], [0.0, 0.0]):
+        search._learn([episode, episode], rewards)
+    # 0.6, then 0.6 + 0.25 x 0, then 0.6 - 0.25 x 0.6
+    assert search._baseline == pytest.approx(0.45)
+    assert [each for each, _ in search._elites] == [1.0, 0.8]
+
+
+def test_the_policy_judges_better_networks_than_chance_does() -> None:
+    bench = ToyBench(("macs", 0.8))
+
+    def mean(search: Any) -> float:
+        for _ in range(5):  # what it learns from
+            search.step()
+        scores = [candidate.score.robust for _ in range(15) for candidate in search.step()]
+        return sum(scores) / len(scores)
+
+    gains = [
+        mean(PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=seed)))
+        - mean(RandomSearch(bench, CountingJudge(bench.space), RandomConfig(seed=seed)))
+        for seed in range(4)
+    ]
+    assert sum(gains) / len(gains) > 0.01
+
+
+def test_the_greedy_decode_takes_its_place_once_and_fits() -> None:
+    bench = ToyBench(*LIMITS)
+    search = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(greedy_every=1))
+    greedy = search._greedy()
+    assert greedy is not None
+    assert len(greedy) == 3
+    first = search.step()
+    assert first[0].architecture == greedy[-1]
+    assert first[0].feasible
+
+
+def test_a_policy_is_taken_over_between_spaces_of_equal_shape() -> None:
+    bench = ToyBench(*LIMITS)
+    taught = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=1))
+    for _ in range(5):
+        taught.step()
+    weights = taught.state_dict()["weights"]
+    other = PolicySearch(ToyBench(("macs", 0.6)), CountingJudge(bench.space), PolicyConfig(seed=2))
+    other.adopt(weights)
+    torch.testing.assert_close(other.state_dict()["weights"], weights)
+    with pytest.raises(InputError, match="genes of equal shape"):
+        other.adopt({name: tensor for name, tensor in weights.items() if name != "links"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"batch": 0}, "batch is at least 1"),
+        ({"epsilon": 1.5}, r"epsilon is in \[0, 1\]"),
+        ({"entropy": -1}, "entropy"),
+    ],
+)
+def test_a_configuration_checks_itself(wrong: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PolicyConfig(**wrong)
+
+
+def test_the_reward_is_flat_within_the_budgets_and_falls_beyond_the_binding_one() -> None:
+    bench = ToyBench(("macs", 0.5), ("params", 0.25))
+    teacher = Cost(macs=4500, params=4000, size=1, memory=1)
+    assert compression(Cost(macs=2250, params=1000, size=1, memory=1), teacher, bench.budgets) == 1.0
+    assert compression(Cost(macs=100, params=10, size=1, memory=1), teacher, bench.budgets) == 1.0
+    # (1 - 3375 / 4500) / (1 - 0.5) = 0.5 for MACs, (1 - 1600 / 4000) / (1 - 0.25) = 0.8 for parameters
+    over = Cost(macs=3375, params=1600, size=1, memory=1)
+    assert compression(over, teacher, bench.budgets) == pytest.approx(0.5)
+    assert compression(teacher, teacher, bench.budgets) == 0.0
+    assert compression(over, teacher, ()) == 1.0
+    assert reward(0.3, 0.5, 0.5) == pytest.approx(0.6 * 0.75)
+    assert reward(0.3, 0.5, 1.0) == pytest.approx(0.6)
+
+
+def test_a_teacher_within_the_budget_leaves_nothing_to_compress() -> None:
+    bench = ToyBench(("macs", 1.0))
+    assert compression(bench.teacher_cost, bench.teacher_cost, bench.budgets) == 1.0
+    beyond = Cost(macs=9000, params=1, size=1, memory=1)
+    assert compression(beyond, bench.teacher_cost, bench.budgets) == 0.0
+
+
+def test_the_search_itself_costs_less_than_30_ms_of_processor_per_evaluation() -> None:
+    bench = ToyBench(*LIMITS)
+    search = PolicySearch(bench, CountingJudge(bench.space))
+    search.step()
+    started = time.process_time()
+    evaluations = sum(len(search.step()) for _ in range(20))
+    assert (time.process_time() - started) / evaluations < 0.03
