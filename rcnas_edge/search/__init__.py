@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rcnas_edge.errors import InputError
 from rcnas_edge.search.policy import PolicySearch
 from rcnas_edge.search.protocol import Bench, Judge, Search
 from rcnas_edge.search.random_search import RandomSearch
 
-STRATEGIES: dict[str, type] = {}
+STRATEGIES: dict[str, type[Any]] = {}
 """Name -> class; a class is built as `Strategy(bench, judge, config)` and carries its `Config`, which has a seed."""
 
 
-def register(name: str, strategy: type) -> None:
+def register(name: str, strategy: type[Any]) -> None:
     """Add a strategy; the contract test covers it from then on."""
     if name in STRATEGIES:
         raise InputError(
@@ -20,7 +22,7 @@ def register(name: str, strategy: type) -> None:
     STRATEGIES[name] = strategy
 
 
-def strategy_class(name: str) -> type:
+def strategy_class(name: str) -> type[Any]:
     """The class of a strategy."""
     if name not in STRATEGIES:
         raise InputError(f"no search strategy is called {name!r}; there are: {', '.join(sorted(STRATEGIES))}")

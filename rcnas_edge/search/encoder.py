@@ -46,6 +46,8 @@ class PolicyNetwork(nn.Module):
     policy is even.
     """
 
+    _before: Tensor
+
     def __init__(self, genes: Sequence[Gene], stages: Sequence[Sequence[int]], *, features: int, costs: int) -> None:
         super().__init__()
         self._stages = [list(members) for members in stages]
@@ -57,7 +59,6 @@ class PolicyNetwork(nn.Module):
         gene_of = torch.repeat_interleave(torch.arange(len(genes)), torch.tensor(self.sizes))
         self.links = nn.Parameter(torch.zeros(len(gene_of), len(gene_of)))
         self.register_buffer("_before", (gene_of[:, None] < gene_of[None, :]).float(), persistent=False)
-        self.register_buffer("_gene_of", gene_of, persistent=False)
 
     @classmethod
     def fresh(

@@ -92,11 +92,20 @@ class Bench(Protocol):
     `start: Architecture` is the teacher as an architecture; without it the costliest one found stands in.
     """
 
-    space: Space
-    budgets: Sequence[Budget]
-    teacher_cost: Cost
-    teacher_robust: float
-    task_vector: tuple[float, ...]
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def budgets(self) -> Sequence[Budget]: ...
+
+    @property
+    def teacher_cost(self) -> Cost: ...
+
+    @property
+    def teacher_robust(self) -> float: ...
+
+    @property
+    def task_vector(self) -> Sequence[float]: ...
 
     def cost(self, architecture: Architecture) -> Cost: ...
 
