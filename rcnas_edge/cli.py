@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from rcnas_edge.console import Advance
     from rcnas_edge.pipeline import Pipeline
     from rcnas_edge.setting import TaskSetting
+
+# Threads that wait must not spin: beside another busy process, spinning made two threads 30 times slower than one.
+# The runtime of torch's threads reads this when it is loaded, so it is said before any import of torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 INTERRUPTED = 130

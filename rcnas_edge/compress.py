@@ -14,7 +14,7 @@ from rcnas_edge.errors import BudgetError, RcnasError, TrainingError
 from rcnas_edge.outcome import budgets_met, exit_code, report_values
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.report import write_report
-from rcnas_edge.run import Run
+from rcnas_edge.run import TASK, Run
 from rcnas_edge.setting import TaskSetting
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
     with run.locked():
         pipeline = Pipeline(setting, run, console)
         started = time.perf_counter()
+        pipeline.check()
+        if not (run / TASK).exists():
+            run.keep_setting(setting)
         try:
             for name, work in (
                 ("search", pipeline.pick),
@@ -41,11 +44,11 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
                 begun = time.perf_counter()
                 work()
                 pipeline.seconds[name] = time.perf_counter() - begun
-                run.keep_setting(setting)
         except (BudgetError, TrainingError) as error:
             _tell_failure(pipeline, error, console)
             raise
         pipeline.seconds["all"] = time.perf_counter() - started
+        run.keep_setting(setting)
         verdict, met = pipeline.verify(), budgets_met(pipeline)
         page = tell(pipeline)
         if not met:
@@ -58,14 +61,18 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
 def dry_run(setting: TaskSetting, console: Console) -> None:
     """The task, its feasibility and an estimate of the time; nothing is written but the profile of this machine."""
     with tempfile.TemporaryDirectory() as folder:
-        Pipeline(setting, Run(Path(folder)), console).dry_run()
+        pipeline = Pipeline(setting, Run(Path(folder)), console)
+        pipeline.check()
+        pipeline.dry_run()
 
 
 def stage(setting: TaskSetting, out: Path, console: Console, work: Callable[[Pipeline], Result]) -> Result:
     """Some of the stages of a run, under the folder's lock; the task is kept if they succeed."""
     run = Run(out)
     with run.locked():
-        result = work(Pipeline(setting, run, console))
+        pipeline = Pipeline(setting, run, console)
+        pipeline.check()
+        result = work(pipeline)
         run.keep_setting(setting)
         return result
 

@@ -21,14 +21,12 @@ from rcnas_edge.verify import LEVELS
 FLAGS = "attacked.safetensors"
 
 
-def test_images(data: Dataset, level: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The test images of a level, float32 in [0, 1], with labels: all, or a seeded part in the file's order."""
+def test_indices(data: Dataset, level: str, seed: int) -> np.ndarray:
+    """Which test images a level takes, ascending: all, or the seeded part that `verify` draws."""
     if level not in LEVELS:
         raise InputError(f"--level is one of {', '.join(LEVELS)}, got {level!r}")
-    test, count = data.test, LEVELS[level].images
-    if count < len(test):
-        test = test.take(np.sort(np.random.default_rng(seed).permutation(len(test))[:count]))
-    return test.floats(), test.labels
+    count, total = LEVELS[level].images, len(data.test)
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count]) if count < total else np.arange(total)
 
 
 def flags_depend(network: str, images: np.ndarray, labels: np.ndarray, threat: Threat, level: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str,
         ]
         if verdict is not None:
             not_checked += list(verdict.not_checked)
-            clean, robust = pipeline.teacher_flags(*pipeline.test_images())
+            clean, robust = pipeline.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
     values["not_checked"] = not_checked
     return values

@@ -28,11 +28,11 @@ from rcnas_edge.console import Console
 from rcnas_edge.cost import Cost, require, show
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.export import Artefact, exporter, facts, read_artefact
-from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_images, write_flags
+from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_indices, write_flags
 from rcnas_edge.measure import Timing, time_model
-from rcnas_edge.prepare import budget_table, estimated_seconds, open_bench
+from rcnas_edge.prepare import FINAL_TIMING_SECONDS, TIMING_SECONDS, budget_table, estimated_seconds, open_bench
 from rcnas_edge.run import Run
-from rcnas_edge.search import strategy
+from rcnas_edge.search import strategy, strategy_class
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.protocol import Candidate
 from rcnas_edge.setting import TaskSetting
@@ -65,6 +65,12 @@ class Pipeline:
         return open_bench(self.task, self.run, self.console)
 
     # ------------------------------------------------------------------------------------------- before anything
+
+    def check(self) -> None:
+        """Resolve every name that a later stage needs, so that a misfit is told before anything is spent."""
+        exporter(self.setting.format)
+        strategy_class(self.setting.strategy)
+        _ = self.recipe, self.test_indices
 
     def feasibility(self) -> None:
         """Show for each budget the teacher's cost, the cheapest found and whether it can be met; BudgetError if not."""
@@ -140,7 +146,7 @@ class Pipeline:
         judge = self.judge
         search = strategy(self.setting.strategy, self.bench, judge, seed=self.setting.seed)
         candidates: list[Candidate] = []
-        spent = 0.0
+        spent = judged = 0.0
         state_path = self.run / "search.state"
         if state_path.is_file():
             tensors, values = read_state(state_path)
@@ -151,18 +157,19 @@ class Pipeline:
                 )
             search.load_state_dict(unpack(values["search"], tensors))
             candidates = [Candidate.from_dict(candidate) for candidate in values["candidates"]]
-            spent = values["seconds"]
+            spent, judged = values["seconds"], values["judge_seconds"]
         judge.prepare()
         title = f"search: {self.setting.strategy}, judge: {judge.name}"
         with self.console.task(title, self.setting.evaluations) as advance:
             while len(candidates) < self.setting.evaluations:
-                started = time.perf_counter()
+                started, before = time.perf_counter(), judge.spent
                 found = search.step()
                 candidates += found
                 spent += time.perf_counter() - started
+                judged += judge.spent - before
                 tensors = {}
                 packed = pack(search.state_dict(), tensors)
-                state = {"depends": depends, "search": packed, "seconds": spent}
+                state = {"depends": depends, "search": packed, "seconds": spent, "judge_seconds": judged}
                 write_state(state_path, tensors, state | {"candidates": [item.to_dict() for item in candidates]})
                 if not found:
                     self.console.say("every network within the budgets has been judged")
@@ -175,7 +182,7 @@ class Pipeline:
             "judge": judge.name,
             "evaluations": len(candidates),
             "seconds": spent,
-            "judge_seconds": sum(candidate.score.seconds for candidate in candidates),
+            "judge_seconds": judged,
             "candidates": [candidate.to_dict() for candidate in candidates],
             "recommended": [list(architecture.picks) for architecture in order],
         }
@@ -233,7 +240,7 @@ class Pipeline:
             path = self.run / f"{key}.{self.setting.format}"
             student = self.task.student(architecture, seed=self.setting.seed).eval()
             artefact = self._export(student, path, digest="untrained")
-            timing = time_model(path, threads=self.setting.threads)
+            timing = time_model(path, threads=self.setting.threads, seconds=TIMING_SECONDS)
             known = self.run.keep(f"{key}.json", depends, {"timing": asdict(timing), "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):
                 left.unlink()
@@ -331,7 +338,7 @@ class Pipeline:
             return read_artefact(path)
         model, _ = self.train().build()
         artefact = self._export(model, path, digest=self.train().sha256)
-        timing = time_model(path, threads=self.setting.threads)
+        timing = time_model(path, threads=self.setting.threads, seconds=FINAL_TIMING_SECONDS)
         self.console.say(f"exported {path.name}: {artefact.bytes} bytes, {timing.p50_ms:.3f} ms on {self.task.target}")
         self.run.keep("artefacts/latency.json", depends, {"timing": asdict(timing), "sha256": artefact.sha256})
         return artefact
@@ -385,17 +392,19 @@ class Pipeline:
         if done is not None:
             return Verdict.from_dict(done["verdict"])
         artefact = self.export()
-        images, labels = self.test_images()
-        reference = self.teacher_flags(images, labels)
+        test, drawn = self.task.data.test, self.test_indices
+        reference = tuple(np.zeros(len(test), dtype=bool) for _ in range(2))
+        for whole, part in zip(reference, self.teacher_flags(), strict=True):
+            whole[drawn] = part
         model, _ = self.train().build()
-        with self.console.task(f"verify: {len(labels)} test images, {self.task.threat}", 1.0) as advance:
+        with self.console.task(f"verify: {len(drawn)} test images, {self.task.threat}", 1.0) as advance:
             verdict = verify(
                 Subject(
                     exporter(self.setting.format).predict(artefact, threads=self.verify_threads()),
                     model.to(self.task.device),
                 ),
-                images,
-                labels,
+                test.floats(),
+                test.labels,
                 self.task.threat,
                 level=self.setting.level,
                 gates=Gates(self.setting.min_robust, self.setting.max_robust_drop),
@@ -428,16 +437,19 @@ class Pipeline:
         """Threads of the runtime while it is attacked; answers do not depend on them beyond rounding."""
         return torch.get_num_threads()
 
-    def test_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """The test images of the level with their labels."""
-        return test_images(self.task.data, self.setting.level, self.setting.seed)
+    @cached_property
+    def test_indices(self) -> np.ndarray:
+        """Which test images are attacked."""
+        return test_indices(self.task.data, self.setting.level, self.setting.seed)
 
-    def teacher_flags(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per test image whether the teacher is right, and still right under the headline; recorded with the teacher.
+    def teacher_flags(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per drawn test image whether the teacher is right, and still right under the headline; kept on record.
 
         A record is used if it was made for these weights, images, threat and queries; else it is made and kept.
         """
         task, level = self.task, self.setting.level
+        drawn = task.data.test.take(self.test_indices)
+        images, labels = drawn.floats(), drawn.labels
         depends = flags_depend(task.teacher.digest, images, labels, task.threat, level)
         for folder in (task.teacher.folder, self.run / "teacher"):
             flags = None if folder is None else read_flags(folder / FLAGS, depends)

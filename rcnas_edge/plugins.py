@@ -35,7 +35,8 @@ def load(group: str, name: str) -> Any:
     """The object that a plugin registered; InputError names the key and what there is."""
     there = registered(group)
     if name not in there:
-        raise InputError(f"no {group.rsplit('.', 1)[1]} plugin is called {name!r}; there are: {', '.join(sorted(there)) or 'none'}")
+        kind, names = group.rsplit(".", 1)[1], ", ".join(sorted(there)) or "none"
+        raise InputError(f"no plugin of {kind} is called {name!r}; there are: {names}")
     return load_entry(there[name])
 
 

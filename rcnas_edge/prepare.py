@@ -30,6 +30,8 @@ from rcnas_edge.train.fit import SELECTION_IMAGES, SELECTION_STEPS, clean_and_ro
 from rcnas_edge.train.recipe import recipe
 
 QUICK_TABLE_SECONDS = 45.0
+TIMING_SECONDS, FINAL_TIMING_SECONDS = 3.0, 10.0
+"""How long the teacher and a finalist are timed, and the artefact that ships."""
 SAMPLED_NETWORKS = 250
 """Random networks of the space whose kernels a quick table is made to cover."""
 
@@ -108,7 +110,7 @@ def teacher_cost(task: Task, profile: Profile, folder: Path) -> tuple[Cost, Timi
         metadata=facts(labels=task.data.class_names, digest=task.teacher.digest),
         opset=task.setting.opset,
     )
-    timing = time_model(path, threads=task.setting.threads)
+    timing = time_model(path, threads=task.setting.threads, seconds=TIMING_SECONDS)
     if task.teacher.layers is not None:
         cost = cost_of(task.teacher.layers, profile, task.target)
     else:

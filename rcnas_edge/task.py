@@ -25,8 +25,8 @@ from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import Architecture, Space
 from rcnas_edge.teacher import Teacher, open_teacher
 
-LIPSCHITZ_IMAGES = 32
-LIPSCHITZ_STEPS = 3
+LIPSCHITZ_IMAGES = 16
+LIPSCHITZ_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Bench:
         """LIPS, the empirical Lipschitz coefficient of the untrained student on held-out images.
 
         Mean of ||f(x) - f(x')||_1 / ||x - x'||_inf at the PGD point x' (Yang et al., NeurIPS 2020, Eq. 3;
-        KDD 2024 feeds it to the state encoder). Ours: 32 images, 3 steps, inherited weights.
+        KDD 2024 feeds it to the state encoder). Ours: 16 images, 2 steps, inherited weights.
         """
         key = self.space.deployed(architecture)
         if key not in self._features:

@@ -14,7 +14,7 @@ from rcnas_edge.console import Console
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_images, write_flags
+from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_indices, write_flags
 from rcnas_edge.nets import family
 from rcnas_edge.run import Run
 from rcnas_edge.task import open_device
@@ -107,7 +107,8 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
         checkpoint = read_checkpoint(out)
         model, _ = checkpoint.build()
         digest = digest_of([checkpoint.sha256, checkpoint.network])
-        images, labels = test_images(data, setting.level, setting.seed)
+        drawn = data.test.take(test_indices(data, setting.level, setting.seed))
+        images, labels = drawn.floats(), drawn.labels
         key = flags_depend(digest, images, labels, threat, setting.level)
         flags = read_flags(out / FLAGS, key)
         if flags is None:

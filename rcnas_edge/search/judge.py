@@ -46,6 +46,8 @@ class TrainedJudge:
                 "device": task.device.type,
             }
         )
+        self.spent = 0.0
+        """Seconds that judging took in this process; what was remembered is free."""
         self._path = None if cache is None else cache / f"{self.digest}.jsonl"
         self._scores = {} if self._path is None else _read_scores(self._path)
 
@@ -78,6 +80,7 @@ class TrainedJudge:
             n = min(SELECTION_IMAGES, len(task.data.held_out))
             score = Score(last.robust, last.clean, n, self.digest, time.perf_counter() - started)
             self._scores[key] = score
+            self.spent += score.seconds
             if self._path is not None:
                 _append(self._path, {"network": key, "score": score.to_dict()})
         return self._scores[key]
