@@ -24,8 +24,8 @@ BEATEN = 0.002
 
 CONTINUED = 0.03
 """3 points: the same for Square that starts where the attacks by gradients stopped. It finishes what they left just
-short of the border even on honest networks (0.4 and 1.2 points of an adversarially trained WRN beyond its training's epsilon,
-which more restarts of APGD found too, and Square from scratch did not), so only much more is a sign."""
+short of the border even on honest networks (0.4 and 1.2 points of an adversarially trained WRN beyond its training's
+epsilon, which more restarts of APGD found too, and Square from scratch did not), so only much more is a sign."""
 
 SURVIVORS = 0.01
 """Share of the images that may have no gradient, or survive a ball that reaches the grey image."""
