@@ -170,7 +170,7 @@ def search(task: Path | None, out: Path, **flags: Any) -> int:
     """Search only: judge architectures, time the best ones, pick one (search.json, architecture.json)."""
     from rcnas_edge.compress import stage
 
-    stage(_setting(task, flags), out, TerminalConsole(), lambda pipeline: pipeline.pick())
+    stage(_setting(task, flags), out, TerminalConsole(), lambda pipeline: pipeline.search())
     return 0
 
 
@@ -199,7 +199,7 @@ def export(out: Path, **flags: Any) -> int:
 @click.option("--device", help="auto, cpu or cuda.")
 def verify(out: Path, **flags: Any) -> int:
     """Verify only: attack the artefact of a run; exit code 4 if a gate fails, 5 if it is inconclusive."""
-    verdict = _continue(out, flags, lambda pipeline: pipeline.verify(again=True))
+    verdict = _continue(out, flags, lambda pipeline: pipeline.verify())
     click.echo(verdict.summary())
     return int(verdict.exit_code)
 

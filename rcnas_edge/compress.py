@@ -36,7 +36,7 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
             run.keep_setting(setting)
         try:
             for name, work in (
-                ("search", pipeline.pick),
+                ("search", pipeline.search),
                 ("train", pipeline.train),
                 ("export", pipeline.export),
                 ("verify", pipeline.verify),
@@ -79,12 +79,12 @@ def stage(setting: TaskSetting, out: Path, console: Console, work: Callable[[Pip
 
 def tell(pipeline: Pipeline) -> Path:
     """Write report.json and report.html of what the run has; returns the page."""
-    return write_report(pipeline.run.folder, report_values(pipeline))[1]
+    return write_report(pipeline.opened.run.folder, report_values(pipeline))[1]
 
 
 def _tell_failure(pipeline: Pipeline, error: RcnasError, console: Console) -> None:
     try:
-        page = write_report(pipeline.run.folder, report_values(pipeline, failed=str(error)))[1]
+        page = write_report(pipeline.opened.run.folder, report_values(pipeline, failed=str(error)))[1]
     except RcnasError as second:  # the report of a failure must not hide the failure
         log.warning("no report of the failed run: %s", second)
         return

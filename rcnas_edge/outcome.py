@@ -20,17 +20,17 @@ PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", "onnxr
 def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str, Any]:
     """The values of report.json: everything the run has, and why it ended if it did not get to the end."""
     values: dict[str, Any] = {
-        "task": pipeline.setting.to_dict(),
-        "seed": pipeline.setting.seed,
+        "task": pipeline.opened.setting.to_dict(),
+        "seed": pipeline.opened.setting.seed,
         "versions": versions(),
         "seconds": {name: round(seconds, 1) for name, seconds in pipeline.seconds.items()},
         "failed": failed,
     }
-    target = pipeline.task.target
+    target = pipeline.opened.task.target
     values["targets"] = [asdict(target)]
-    bench = pipeline.bench
+    bench = pipeline.opened.bench
     values["teacher"] = {
-        "name": pipeline.task.teacher.name,
+        "name": pipeline.opened.task.teacher.name,
         "cost": {str(target): bench.teacher_cost.to_dict()},
         "clean": None,
         "robust": None,
@@ -38,12 +38,12 @@ def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str,
     present = pipeline.present()
     predicted = measured = None
     if "architecture" in present:
-        architecture = pipeline.architecture
+        architecture = pipeline.searching.architecture
         predicted = bench.cost(architecture)
         values["cost"] = {str(target): predicted.to_dict()}
         values["architecture"] = _architecture(pipeline, architecture)
     if "artefact" in present:
-        measured = pipeline.final_cost()
+        measured = pipeline.shipping.final_cost()
     rows = budget_table(bench)
     values["budgets"] = [
         {
@@ -64,29 +64,29 @@ def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str,
     if "search" in present:
         values["search"] = _search(pipeline)
     if "training" in present:
-        known = pipeline.run.done("checkpoint/recipe.json", pipeline.train_depends()) or {}
+        known = pipeline.opened.run.done("checkpoint/recipe.json", pipeline.fitting.depends()) or {}
         values["training"] = {
-            "recipe": pipeline.recipe.to_dict(),
-            "epochs": pipeline.recipe.epochs,
+            "recipe": pipeline.opened.recipe.to_dict(),
+            "epochs": pipeline.opened.recipe.epochs,
             "seconds": known["seconds"],
             "best_epoch": known["best_epoch"],
             "history": known["history"],
         }
     not_checked = []
     if "artefact" in present:
-        artefact, timing = pipeline.export(), pipeline.timing()
-        verdict = pipeline.known_verdict()
+        artefact, timing = pipeline.export(), pipeline.shipping.timing()
+        verdict = pipeline.verifying.known_verdict()
         values["artefacts"] = [
             {
                 **artefact.to_dict(),
-                "path": artefact.path.relative_to(pipeline.run.folder).as_posix(),
+                "path": artefact.path.relative_to(pipeline.opened.run.folder).as_posix(),
                 "latency": {name: value for name, value in asdict(timing).items() if name in LATENCY_FIELDS},
                 "verdict": None if verdict is None else verdict.to_dict(),
             }
         ]
         if verdict is not None:
             not_checked += list(verdict.not_checked)
-            clean, robust = pipeline.teacher_flags()
+            clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
     values["not_checked"] = not_checked
     return values
@@ -97,8 +97,8 @@ LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "p
 
 def budgets_met(pipeline: Pipeline) -> bool:
     """Whether the artefact keeps every budget, by the measured amounts."""
-    cost = pipeline.final_cost()
-    return all(budget.met(cost) for budget in pipeline.bench.budgets)
+    cost = pipeline.shipping.final_cost()
+    return all(budget.met(cost) for budget in pipeline.opened.bench.budgets)
 
 
 def exit_code(verdict: Verdict, met: bool) -> int:
@@ -119,21 +119,21 @@ def versions() -> dict[str, str]:
 
 
 def _architecture(pipeline: Pipeline, architecture: Architecture) -> dict[str, Any]:
-    config = pipeline.task.family.config(pipeline.task.space.describe(architecture))
-    teacher = pipeline.task.teacher.config
+    config = pipeline.opened.task.family.config(pipeline.opened.task.space.describe(architecture))
+    teacher = pipeline.opened.task.teacher.config
     return {
-        "family": pipeline.setting.family,
+        "family": pipeline.opened.setting.family,
         "name": config.name,
-        "options": named(pipeline.task.space.genes, architecture),
+        "options": named(pipeline.opened.task.space.genes, architecture),
         "stages": config.stages(),
         "teacher_stages": [] if teacher is None else teacher.stages(),
     }
 
 
 def _search(pipeline: Pipeline) -> dict[str, Any]:
-    found = pipeline.search()
-    chosen = pipeline.architecture.picks if "architecture" in pipeline.present() else None
-    genes = pipeline.task.space.genes
+    found = pipeline.searching.search()
+    chosen = pipeline.searching.architecture.picks if "architecture" in pipeline.present() else None
+    genes = pipeline.opened.task.space.genes
     return {
         **{name: found[name] for name in ("strategy", "judge", "evaluations", "seconds")},
         "candidates": [

@@ -1,6 +1,9 @@
 """Shared doubles: a small robust teacher, trained once per session, and a cache of profiles of the session's own."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before any import of torch
+
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,9 @@ from rcnas_edge.console import Silent
 def profile_cache(tmp_path_factory):
     """Profiles that tests measure stay out of the user's cache."""
     folder = tmp_path_factory.mktemp("profiles")
-    from rcnas_edge import pipeline, prepare
+    from rcnas_edge import prepare, searching, shipping
 
-    prepare.TIMING_SECONDS = pipeline.TIMING_SECONDS = pipeline.FINAL_TIMING_SECONDS = 0.3
+    prepare.TIMING_SECONDS = searching.TIMING_SECONDS = shipping.FINAL_TIMING_SECONDS = 0.3
     prepare.SAMPLED_NETWORKS = 40
     before = os.environ.get("RCNAS_CACHE")
     os.environ["RCNAS_CACHE"] = str(folder)

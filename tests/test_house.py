@@ -61,7 +61,23 @@ ROOMS = {
         also=("report_drawing", "report_fields", "report_html", "report_schema", "report_sections", "report_words"),
         never=("torch", "numpy"),
     ),
-    "pipeline": Room(7, also=("compress", "console", "flags", "outcome", "prepare", "run", "teach")),
+    "pipeline": Room(
+        7,
+        also=(
+            "compress",
+            "console",
+            "fitting",
+            "flags",
+            "opened",
+            "outcome",
+            "prepare",
+            "run",
+            "searching",
+            "shipping",
+            "teach",
+            "verifying",
+        ),
+    ),
     "cli": Room(8, also=("__main__",)),
 }
 ROOM_OF = {module: name for name, room in ROOMS.items() for module in (name, *room.also)}

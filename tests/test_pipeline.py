@@ -138,10 +138,10 @@ def test_another_task_in_the_same_folder_is_refused(finished, setting, change, w
 
 def test_a_gate_that_cannot_be_passed_is_exit_code_4(finished, setting):
     folder, _ = finished
-    verdict = stage(replace(setting, min_robust=1.0), folder, Silent(), lambda pipeline: pipeline.verify(again=True))
+    verdict = stage(replace(setting, min_robust=1.0), folder, Silent(), lambda pipeline: pipeline.verify())
     assert verdict.exit_code in (4, 5)
     assert verdict.decision != "robust"
-    stage(setting, folder, Silent(), lambda pipeline: pipeline.verify(again=True))
+    stage(setting, folder, Silent(), lambda pipeline: pipeline.verify())
 
 
 def test_a_budget_that_cannot_be_met_is_told_before_any_training(setting, tmp_path):
@@ -190,12 +190,12 @@ def test_the_users_own_classifier_is_the_reference(setting, tmp_path):
         evaluations=2,
     )
     pipeline = Pipeline(own, Run(tmp_path / "a"), Silent())
-    assert pipeline.bench.teacher_cost.macs == 64 * (9 * 64 + 9 * 64 * 64) + 64 * 64 * 10
-    assert pipeline.bench.teacher_cost.params == sum(parameter.numel() for parameter in Own().parameters())
-    assert pipeline.bench.teacher_cost.latency > 0
-    picked = pipeline.pick()
+    assert pipeline.opened.bench.teacher_cost.macs == 64 * (9 * 64 + 9 * 64 * 64) + 64 * 64 * 10
+    assert pipeline.opened.bench.teacher_cost.params == sum(parameter.numel() for parameter in Own().parameters())
+    assert pipeline.opened.bench.teacher_cost.latency > 0
+    picked = pipeline.search()
     assert picked["network"]["classes"] == 10
-    assert not pipeline.task.inherits
+    assert not pipeline.opened.task.inherits
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,9 @@ def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert words in page.text, words
     assert page.open == []
-    assert len(re.findall(r"\bseed\b", page.text)) == 4, "in the task, the verdict, a heading and the versions, once each"
+    assert len(re.findall(r"\bseed\b", page.text)) == 4, (
+        "in the task, the verdict, a heading and the versions, once each"
+    )
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:

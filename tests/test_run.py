@@ -39,7 +39,9 @@ with Run(Path({str(tmp_path)!r})).locked():
     print("held", flush=True)
     input()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match="one run at a time"), Run(tmp_path).locked():
             pass

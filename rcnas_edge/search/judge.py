@@ -43,7 +43,6 @@ class TrainedJudge:
                 "threat": str(task.threat),
                 "recipe": recipe.to_dict(),
                 "seed": setting.seed,
-                "device": task.device.type,
             }
         )
         self.spent = 0.0

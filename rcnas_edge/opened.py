@@ -1,0 +1,53 @@
+"""A task in a run directory with its names resolved: what every stage starts from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from rcnas_edge.console import Console
+from rcnas_edge.export import exporter
+from rcnas_edge.flags import test_indices
+from rcnas_edge.prepare import open_bench
+from rcnas_edge.run import Run
+from rcnas_edge.search import strategy_class
+from rcnas_edge.setting import TaskSetting
+from rcnas_edge.task import Bench, Task, open_task
+from rcnas_edge.train.recipe import Recipe, recipe
+
+
+class Opened:
+    """A setting, the folder of its run and the console, with what they come to; each is opened when it is asked for."""
+
+    def __init__(self, setting: TaskSetting, run: Run, console: Console) -> None:
+        self.setting, self.run, self.console = setting, run, console
+
+    def check(self) -> None:
+        """Resolve every name that a later stage needs, so that a misfit is told before anything is spent."""
+        exporter(self.setting.format)
+        strategy_class(self.setting.strategy)
+        _ = self.recipe, self.test_indices
+
+    @cached_property
+    def task(self) -> Task:
+        return open_task(self.setting)
+
+    @cached_property
+    def bench(self) -> Bench:
+        return open_bench(self.task, self.run, self.console)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return recipe(
+            self.setting.recipe,
+            examples=len(self.task.data.train),
+            epochs=self.setting.epochs,
+            batch_size=self.setting.batch_size,
+            learning_rate=self.setting.learning_rate,
+        )
+
+    @cached_property
+    def test_indices(self) -> np.ndarray:
+        """Which test images are attacked."""
+        return test_indices(self.task.data, self.setting.level, self.setting.seed)

@@ -1,0 +1,97 @@
+"""The stage that attacks the artefact on test images, beside the teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rcnas_edge.export import exporter
+from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, write_flags
+from rcnas_edge.opened import Opened
+from rcnas_edge.shipping import Shipping
+from rcnas_edge.verify import Gates, Subject, Verdict, verify
+
+
+class Verifying:
+    """verdict.*.json with its arrays."""
+
+    def __init__(self, opened: Opened, shipping: Shipping) -> None:
+        self.opened, self.shipping = opened, shipping
+
+    def depends(self) -> dict[str, Any]:
+        """What a verdict depends on; the gates are part of it because they decide."""
+        return {
+            "artefact": self.shipping.export().sha256,
+            "data": self.opened.task.data.digest,
+            "attack": str(self.opened.task.threat),
+            "teacher": self.opened.task.teacher.digest,
+            "level": self.opened.setting.level,
+            "min_robust": self.opened.setting.min_robust,
+            "max_robust_drop": self.opened.setting.max_robust_drop,
+            "seed": self.opened.setting.seed,
+        }
+
+    @property
+    def verdict_name(self) -> str:
+        return f"verdict.{self.opened.setting.format}-{self.opened.setting.precision}.json"
+
+    def verify(self, *, again: bool = False) -> Verdict:
+        """Attack the artefact on test images it has never seen; `again` replaces a verdict made for other terms."""
+        depends = self.depends()
+        if again:
+            self.opened.run.drop_if_other(self.verdict_name, depends)
+        done = self.opened.run.done(self.verdict_name, depends)
+        if done is not None:
+            return Verdict.from_dict(done["verdict"])
+        artefact = self.shipping.export()
+        test, drawn = self.opened.task.data.test, self.opened.test_indices
+        reference = tuple(np.zeros(len(test), dtype=bool) for _ in range(2))
+        for whole, part in zip(reference, self.teacher_flags(), strict=True):
+            whole[drawn] = part
+        model, _ = self.shipping.fitting.train().build()
+        with self.opened.console.task(f"verify: {len(drawn)} test images, {self.opened.task.threat}", 1.0) as advance:
+            verdict = verify(
+                Subject(
+                    exporter(self.opened.setting.format).predict(artefact, threads=torch.get_num_threads()),
+                    model.to(self.opened.task.device),
+                ),
+                test.floats(),
+                test.labels,
+                self.opened.task.threat,
+                level=self.opened.setting.level,
+                gates=Gates(self.opened.setting.min_robust, self.opened.setting.max_robust_drop),
+                seed=self.opened.setting.seed,
+                name=artefact.path.name,
+                sha256=artefact.sha256,
+                arrays=self.opened.run / self.verdict_name.replace(".json", ".npz"),
+                reference_right=reference,
+                progress=lambda text, share: advance(share, text),
+            )
+        self.opened.run.keep(self.verdict_name, depends, {"verdict": verdict.to_dict()})
+        return verdict
+
+    def known_verdict(self) -> Verdict | None:
+        """The verdict, if there is one for the artefact as it is."""
+        done = self.opened.run.done(self.verdict_name, self.depends())
+        return None if done is None else Verdict.from_dict(done["verdict"])
+
+    def teacher_flags(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per drawn test image whether the teacher is right, and still right under the headline; kept on record.
+
+        A record is used if it was made for these weights, images, threat and queries; else it is made and kept.
+        """
+        task, level = self.opened.task, self.opened.setting.level
+        drawn = task.data.test.take(self.opened.test_indices)
+        images, labels = drawn.floats(), drawn.labels
+        depends = flags_depend(task.teacher.digest, images, labels, task.threat, level)
+        for folder in (task.teacher.folder, self.opened.run / "teacher"):
+            flags = None if folder is None else read_flags(folder / FLAGS, depends)
+            if flags is not None:
+                return flags
+        with self.opened.console.task(f"attacking the teacher {task.teacher.name} for comparison", 1.0) as advance:
+            model = task.teacher.model.to(task.device)
+            flags = attacked_flags(model, images, labels, task.threat, level=level, advance=advance)
+        write_flags(self.opened.run / "teacher" / FLAGS, depends, *flags)
+        return flags
