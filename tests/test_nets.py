@@ -9,7 +9,7 @@ from torch import nn
 from rcnas_edge.errors import InputError
 from rcnas_edge.nets import family
 from rcnas_edge.nets.wrn_rows import WrnConfig, network, rows
-from rcnas_edge.nets.wrn_space import WrnSpace
+from rcnas_edge.nets.wrn_space import wrn_space
 from rcnas_edge.space import Architecture
 
 CIFAR = {"image": (3, 32, 32), "classes": 10, "mean": (0.49, 0.48, 0.45), "std": (0.25, 0.24, 0.26)}
@@ -109,7 +109,7 @@ def test_odd_resolutions_have_true_shapes():
 
 def test_ratio_one_is_the_base_itself():
     base = network("wrn-16-2", **DIGITS)
-    space = WrnSpace(base)
+    space = wrn_space(base)
     assert space.config(Architecture((0,) * len(space.genes))) == base
     assert base.name == "wrn-16-2"
     assert replace(base, widths=(8, 16, 32)).name == "wrn d2.2.2 w8.16.32 bbb"

@@ -15,24 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rcnas_edge.errors import InputError
 from rcnas_edge.nets import wrn_inherit, wrn_rows
+from rcnas_edge.nets.layers import Normalize, check_images
+from rcnas_edge.nets.ratios import RatioSpace
 from rcnas_edge.nets.wrn_rows import CARDINALITY, EXPANSION, SCALES, STRIDES, WrnConfig, group_width, squeezed
-from rcnas_edge.nets.wrn_space import WrnSpace
+from rcnas_edge.nets.wrn_space import wrn_space
 from rcnas_edge.space import Layer, Shape
-
-
-class Normalize(nn.Module):
-    """(x - mean) / std per channel, so that attacks and epsilons stay in pixel units."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] to zero mean and unit deviation."""
-        return (images - self.mean) / self.std
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -120,8 +108,7 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""
-        if images.shape[1:] != self.config.image:
-            raise InputError(f"the network takes images {self.config.image}, got {tuple(images.shape[1:])}")
+        check_images(images, self.config.image)
         out = self.stem(self.normalize(images))
         for stage in self.stages:
             out = stage(out)
@@ -142,6 +129,8 @@ class WrnFamily:
 
     name = "wrn"
     default_network = "wrn-16-2"
+    networks = "wrn-d-w (as wrn-28-10), robustresnet-a1 to -a4"
+    published_moments = None
 
     def network(
         self, name: str, *, image: Shape, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -161,9 +150,9 @@ class WrnFamily:
         """The network with fresh weights."""
         return WideResNet(config)
 
-    def space(self, base: WrnConfig) -> WrnSpace:
+    def space(self, base: WrnConfig) -> RatioSpace:
         """RC-NAS's space over this base."""
-        return WrnSpace(base)
+        return wrn_space(base)
 
     def inherit(
         self, student: WideResNet, student_config: WrnConfig, parent: WideResNet, parent_config: WrnConfig

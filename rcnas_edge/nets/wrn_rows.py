@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.nets.frame import check_frame, from_values, to_values
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.space import IMAGE, Layer, Shape
 
@@ -55,10 +56,7 @@ class WrnConfig:
                 raise InputError(f"a WRN has three stages, got {label} {getattr(self, label)}")
         if min(*self.depths, *self.widths, *self.image, self.stem_channels, self.stem_stride) < 1:
             raise InputError(f"depths, widths, stem and image of a WRN are at least 1, got {self}")
-        if self.classes < 2:
-            raise InputError(f"a classifier has at least two classes, got {self.classes}")
-        if not len(self.mean) == len(self.std) == self.image[0] or min(self.std) <= 0:
-            raise InputError(f"mean and std (> 0) have one value per channel, got {self.mean} and {self.std}")
+        check_frame(self.image, self.classes, self.mean, self.std)
 
     @property
     def name(self) -> str:
@@ -83,20 +81,12 @@ class WrnConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return to_values(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WrnConfig:
         """The opposite of `to_dict`; InputError on a missing, unknown or ill-typed value."""
-        known = {field.name for field in fields(cls)}
-        if set(values) - known:
-            raise InputError(
-                f"a WRN has the values {', '.join(sorted(known))}, got also {', '.join(sorted(set(values) - known))}"
-            )
-        try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-        except TypeError as error:
-            raise InputError(f"a WRN has the values {', '.join(sorted(known))}: {error}") from error
+        return from_values(cls, values, "a WRN")
 
 
 def wrn(
