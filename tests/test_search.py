@@ -21,9 +21,12 @@ from rcnas_edge.search.derive import derive
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Candidate, Score, map_judge
 from rcnas_edge.search.sampling import Sampler, draw_pick, generator_state, restore_generator
+from rcnas_edge.search.scaling import ScalingSearch
 from rcnas_edge.space import Architecture
 
 EVERY = sorted(STRATEGIES)
+DRAWN = [name for name in EVERY if not issubclass(STRATEGIES[name], ScalingSearch)]
+"""Strategies that draw what they judge, and reach every network; the others walk a line through the space."""
 LIMITS = (("macs", 0.7), ("params", 0.8))
 NOTHING_FITS = (("macs", 0.1),)
 
@@ -76,7 +79,8 @@ def test_a_recommendation_was_judged_fits_and_comes_best_first(name: str) -> Non
     scores = {bench.space.deployed(one.architecture): one.score.robust for one in candidates if one.feasible}
     order = built.recommend(5)
     keys = [bench.space.deployed(architecture) for architecture in order]
-    assert len(set(keys)) == len(keys) == 5
+    assert len(set(keys)) == len(keys) == min(5, len(scores)) > 0
+    assert len(scores) == 16 or name not in DRAWN
     assert all(bench.fits(architecture) for architecture in order)
     assert [scores[key] for key in keys] == sorted(scores.values(), reverse=True)[:5]
     assert len(built.recommend(10_000)) == len(scores)
@@ -93,7 +97,8 @@ def test_the_same_seed_gives_the_same_candidates_and_the_global_generators_rest(
     assert np.array_equal(before[1], np.random.get_state()[1])
     torch.manual_seed(2)
     assert picks(run(strategy(name, bench, CountingJudge(bench.space), seed=5), 8)) == first
-    assert picks(run(strategy(name, bench, CountingJudge(bench.space), seed=6), 8)) != first
+    another = picks(run(strategy(name, bench, CountingJudge(bench.space), seed=6), 8))
+    assert (another != first) == (name in DRAWN)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -139,11 +144,12 @@ def test_every_network_is_judged_once_and_the_search_ends_when_all_are(name: str
     for _ in range(len(every)):
         if not built.step():
             break
-    assert set(judge.judged) == expected
+    assert set(judge.judged) <= expected
+    assert set(judge.judged) == expected or name not in DRAWN
     assert set(judge.judged.values()) == {1}
     assert judge.prepared == 1
     assert built.step() == ()
-    best = max(map(judge._rule, expected))
+    best = max(map(judge._rule, judge.judged))
     assert judge._rule(bench.space.deployed(built.recommend()[0])) == best
 
 
@@ -178,7 +184,7 @@ def test_another_map_may_judge(name: str) -> None:
 def test_the_registry_has_two_errors() -> None:
     with pytest.raises(InputError, match="'rc-nas' is PolicySearch already"):
         register("rc-nas", search.RandomSearch)
-    with pytest.raises(InputError, match="'annealing'; there are: random, rc-nas"):
+    with pytest.raises(InputError, match="'annealing'; there are: evolution, random, rc-nas, robust-scaling, uniform"):
         strategy_class("annealing")
 
 

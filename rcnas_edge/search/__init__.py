@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.search.evolution import EvolutionSearch
 from rcnas_edge.search.policy import PolicySearch
 from rcnas_edge.search.protocol import Bench, Judge, Search
 from rcnas_edge.search.random_search import RandomSearch
+from rcnas_edge.search.scaling import RobustScaling, UniformScaling
 
 STRATEGIES: dict[str, type[Any]] = {}
 """Name -> class; a class is built as `Strategy(bench, judge, config)` and carries its `Config`, which has a seed."""
@@ -37,3 +39,6 @@ def strategy(name: str, bench: Bench, judge: Judge, *, seed: int = 0) -> Search:
 
 register(PolicySearch.name, PolicySearch)
 register(RandomSearch.name, RandomSearch)
+register(EvolutionSearch.name, EvolutionSearch)
+register(UniformScaling.name, UniformScaling)
+register(RobustScaling.name, RobustScaling)

@@ -14,7 +14,7 @@ left out because they were judged are in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ from rcnas_edge.search.encoder import PolicyNetwork
 from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_judge
+from rcnas_edge.search.resume import identity, require_own
 from rcnas_edge.search.reward import compression, reward
 from rcnas_edge.search.sampling import Prefix, Sampler, draw_pick, generator_state, restore_generator
 from rcnas_edge.space import Architecture
@@ -239,8 +240,7 @@ class PolicySearch:
         """Weights, optimiser, baseline, elites, everything judged, and the generator."""
         moments = self._optimiser.state_dict()["state"]
         return {
-            "strategy": self.name,
-            "config": asdict(self.config),
+            **identity(self.name, self.config),
             "pool": self._pool.state_dict(),
             "sampler": self._sampler.state_dict(),
             "generator": generator_state(self._generator),
@@ -259,13 +259,7 @@ class PolicySearch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where the state was taken; InputError for the state of another search."""
-        ours = {"strategy": self.name, "config": asdict(self.config)}
-        theirs = {name: state.get(name) for name in ours}
-        if theirs != ours:
-            raise InputError(
-                f"a search resumes with the strategy and configuration it began with, {theirs}, got {ours}: "
-                "begin a new run, or restore the old configuration"
-            )
+        require_own(state, self.name, self.config)
         self._pool.load_state_dict(state["pool"])
         self._sampler.load_state_dict(state["sampler"])
         restore_generator(self._generator, state["generator"])

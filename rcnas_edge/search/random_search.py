@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from rcnas_edge.errors import InputError
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_judge
+from rcnas_edge.search.resume import identity, require_own
 from rcnas_edge.search.sampling import Sampler, generator_state, restore_generator
 from rcnas_edge.space import Architecture
 
@@ -64,8 +64,7 @@ class RandomSearch:
     def state_dict(self) -> dict[str, Any]:
         """Everything judged, and the generator."""
         return {
-            "strategy": self.name,
-            "config": asdict(self.config),
+            **identity(self.name, self.config),
             "pool": self._pool.state_dict(),
             "sampler": self._sampler.state_dict(),
             "generator": generator_state(self._generator),
@@ -73,13 +72,7 @@ class RandomSearch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where the state was taken; InputError for the state of another search."""
-        ours = {"strategy": self.name, "config": asdict(self.config)}
-        theirs = {name: state.get(name) for name in ours}
-        if theirs != ours:
-            raise InputError(
-                f"a search resumes with the strategy and configuration it began with, {theirs}, got {ours}: "
-                "begin a new run, or restore the old configuration"
-            )
+        require_own(state, self.name, self.config)
         self._pool.load_state_dict(state["pool"])
         self._sampler.load_state_dict(state["sampler"])
         restore_generator(self._generator, state["generator"])
