@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rcnas_edge.console import Console
-from rcnas_edge.errors import BudgetError, RcnasError, TrainingError
+from rcnas_edge.errors import BudgetError, RcnasError, TrainingError, UncheckedError
 from rcnas_edge.outcome import budgets_met, exit_code, report_values
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.report import write_report
@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 def compress(setting: TaskSetting, out: Path, console: Console) -> int:
     """Compress, verify and report into the folder `out`; returns the exit code.
 
-    Stages whose files are there are not done again. A budget that cannot be met and a training that fails leave a
-    report that says so, then raise.
+    Stages whose files are there are not done again. A budget that cannot be met, a training that fails and an artefact
+    that cannot be checked leave a report that says so, then raise.
     """
     run = Run(out)
     with run.locked():
@@ -44,7 +44,7 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
                 begun = time.perf_counter()
                 work()
                 pipeline.seconds[name] = time.perf_counter() - begun
-        except (BudgetError, TrainingError) as error:
+        except (BudgetError, TrainingError, UncheckedError) as error:
             _tell_failure(pipeline, error, console)
             raise
         pipeline.seconds["all"] = time.perf_counter() - started
@@ -84,7 +84,7 @@ def tell(pipeline: Pipeline) -> Path:
 
 def _tell_failure(pipeline: Pipeline, error: RcnasError, console: Console) -> None:
     try:
-        page = write_report(pipeline.opened.run.folder, report_values(pipeline, failed=str(error)))[1]
+        page = write_report(pipeline.opened.run.folder, report_values(pipeline, failed=error))[1]
     except RcnasError as second:  # the report of a failure must not hide the failure
         log.warning("no report of the failed run: %s", second)
         return

@@ -145,11 +145,15 @@ class Profile:
                 measured += ms
             else:
                 estimated += ms
-        sized = f"{setting}/{image_size(layers)}"
-        scale = self.scale.get(sized, self.scale.get(setting, 1.0))
-        overhead = self.overhead_ms.get(sized, self.overhead_ms.get(setting, 0.0))
+        scale, overhead = self.scale_and_overhead(layers, setting)
         total = overhead + scale * (measured + estimated)
         return total, 1.0 - scale * estimated / total
+
+    def scale_and_overhead(self, layers: Sequence[Layer], setting: str) -> tuple[float, float]:
+        """Whole networks of this image size against the sum of their kernels, and the ms of a call without any."""
+        sized = f"{setting}/{image_size(layers)}"
+        scale = self.scale.get(sized, self.scale.get(setting, 1.0))
+        return scale, self.overhead_ms.get(sized, self.overhead_ms.get(setting, 0.0))
 
     def digest(self) -> str:
         """Short digest of everything that a latency depends on; provenance and descriptions are not part of it."""

@@ -23,6 +23,7 @@ from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.export import TOLERANCE, Predict, relative_drift
 from rcnas_edge.square import margins, square
+from rcnas_edge.sweep import Sweep, sweep
 from rcnas_edge.verdict import AttackRow, Comparison, Findings, Loss
 
 ARTEFACT, CHECKPOINT, REFERENCE = "artefact", "checkpoint", "reference"
@@ -41,7 +42,8 @@ Progress = Callable[[str, float], None]
 class Level:
     """How much a verdict costs: images, seeds of the headline, queries per image of Square on the twin and on the file.
 
-    `margin` is the largest loss of robust accuracy against the checkpoint, a fraction, that still counts as none.
+    `margin` is the largest loss of robust accuracy against the checkpoint, a fraction, that still counts as none. The
+    sweep over epsilon takes `sweep_images` of the images and attacks each with `sweep_steps`; with 0 there is none.
     """
 
     images: int
@@ -49,6 +51,8 @@ class Level:
     square_queries: int
     artefact_queries: int
     margin: float
+    sweep_images: int = 0
+    sweep_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Examination:
         self.flags: list[str] = []
         self.drift: dict[str, float] = {}
         self.saved: dict[str, np.ndarray] = {}
+        self.swept: Sweep | None = None
+        self.blind = False
         tell("clean images", 0.0)
         logits = self._predict(images)
         self.classes = logits.shape[1]
@@ -121,6 +127,7 @@ class Examination:
         self._raise_if_beaten("Square on the artefact", before, least=masking.CONTINUED)
         if twin is not None:
             self._large_epsilon(twin)
+            self._sweep(twin)
         self._check_steady(self.worst, "adversarial", self._predict(self.worst))
         self.tell("verified", 1.0)
         return Findings(
@@ -128,7 +135,7 @@ class Examination:
             n=self.n,
             classes=self.classes,
             clean=Rate.of(self.clean),
-            robust=Rate.of(self.robust),
+            robust=self.rate,
             attacks=tuple(self.rows),
             parity=None if twin is None else Rate.of(self.same),
             drift=self.drift,
@@ -136,13 +143,15 @@ class Examination:
             checkpoint=None if twin is None else self._comparison((self.twin_clean, self.twin_robust)),
             reference=None if compared is None else self._comparison(compared),
             flags=tuple(dict.fromkeys(self.flags)),
+            eps_sweep=() if self.swept is None else self.swept.curve(self.threat, Rate.of(self.clean), self.rate),
         )
 
     def save(self, path: Path, indices: np.ndarray) -> None:
         """Write indices, labels, images, and per attack flags and the very points that were replayed (npz), whole.
 
         Keys: `clean`, `robust`, `checkpoint/clean`, `checkpoint/robust`, `right/SOURCE/ATTACK` (n,) and
-        `points/SOURCE/ATTACK` float32 (n, C, H, W). `robust` is `clean` and every `right`.
+        `points/SOURCE/ATTACK` float32 (n, C, H, W). `robust` is `clean` and every `right`. The sweep over epsilon has
+        `sweep/places` (m,) in these arrays, `sweep/right/EPSILON` (m,) and `sweep/points/EPSILON` (m, C, H, W).
         """
         flags = {"clean": self.clean, "robust": self.robust}
         if self.subject.differentiable is not None:
@@ -218,7 +227,8 @@ class Examination:
         images, labels = on(self.images, twin), on(self.labels, twin)
         zero = masking.zero_gradients(twin, images, labels)
         self._raise(masking.zero_gradient_flag(zero))
-        if zero.all():
+        self.blind = bool(zero.all())
+        if self.blind:
             return
         left = {}
         for name in ("fgsm", "pgd"):
@@ -301,10 +311,38 @@ class Examination:
         index = left.to(images.device)
         self._raise(masking.large_epsilon_flag(twin, images[index], labels[index], total=self.n, seed=self.seed))
 
+    def _sweep(self, twin: nn.Module) -> None:
+        """Other epsilons, with less effort; a twin without gradients would only look robust at all of them."""
+        if self.blind or not self.depth.sweep_images:
+            return
+        self.swept = sweep(
+            twin,
+            self._predict,
+            self.images,
+            self.labels,
+            self.clean,
+            self.threat,
+            count=self.depth.sweep_images,
+            steps=self.depth.sweep_steps,
+            seed=self.seed,
+            progress=lambda share: self.tell("sweep over epsilon", 0.97 + 0.03 * share),
+        )
+        self.saved |= self.swept.arrays()
+        self._raise(
+            masking.rising_flag(
+                {epsilon: int(flags.sum()) for epsilon, flags in self.swept.right.items()}, len(self.swept.places)
+            )
+        )
+
     def _raise_if_beaten(self, weaker: str, before: int, *, least: float = masking.BEATEN) -> None:
         """What an attack without gradients takes beyond those with gradients is a flag."""
         if self.subject.differentiable is not None:
             self._raise(masking.beaten_flag(weaker, "white-box", before - self._left(), self.n, least=least))
+
+    @property
+    def rate(self) -> Rate:
+        """Still right, so far."""
+        return Rate.of(self.robust)
 
     def _left(self) -> int:
         return int(self.robust.sum())

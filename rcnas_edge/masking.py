@@ -7,7 +7,7 @@ can carry: fewer than three images are no flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -84,6 +84,23 @@ def beaten_flag(weaker: str, stronger: str, more: int, n: int, *, least: float =
     if more < LEAST_IMAGES or more <= least * n:
         return None
     return f"{weaker} beats {stronger} by {more} of {n} images ({100 * more / n:.1f} points)"
+
+
+def rising_flag(right: Mapping[float, int], n: int) -> str | None:
+    """One attack left more of the same n images right in a larger ball, which holds the smaller one.
+
+    `right` counts images by epsilon. Every ball is searched anew, so a few images go either way by chance.
+    """
+    found = sorted(right.items())
+    pairs = [(low, high) for index, low in enumerate(found) for high in found[index + 1 :]]
+    worst = max(pairs, key=lambda pair: pair[1][1] - pair[0][1], default=None)
+    if worst is None or worst[1][1] - worst[0][1] < LEAST_IMAGES or worst[1][1] - worst[0][1] <= CONTINUED * n:
+        return None
+    (smaller, before), (larger, after) = worst
+    return (
+        f"not monotone in epsilon: of {n} images {before} are right at epsilon {smaller:.4g} and {after} at the larger "
+        f"{larger:.4g}, so the attack does not find what is there"
+    )
 
 
 def large_epsilon_flag(model: nn.Module, images: Tensor, labels: Tensor, *, total: int, seed: int) -> str | None:

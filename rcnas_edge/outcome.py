@@ -7,7 +7,10 @@ import platform
 from dataclasses import asdict
 from typing import Any
 
-from rcnas_edge.cost import QUANTITIES
+from rcnas_edge.breakdown import breakdown
+from rcnas_edge.checkpoint import read_json
+from rcnas_edge.cost import QUANTITIES, show
+from rcnas_edge.errors import BudgetError, InputError, RcnasError, TrainingError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.prepare import budget_table
@@ -17,15 +20,22 @@ from rcnas_edge.verify import Verdict
 PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 
 
-def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str, Any]:
-    """The values of report.json: everything the run has, and why it ended if it did not get to the end."""
+def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> dict[str, Any]:
+    """The values of report.json: everything the run has, and why it ended if it did not get to the end.
+
+    What only the run itself could know (times, why it failed) is kept from the report before, if this one is written
+    again later.
+    """
+    before = _report_before(pipeline)
     values: dict[str, Any] = {
         "task": pipeline.opened.setting.to_dict(),
         "seed": pipeline.opened.setting.seed,
         "versions": versions(),
-        "seconds": {name: round(seconds, 1) for name, seconds in pipeline.seconds.items()},
-        "failed": failed,
+        "seconds": before.get("seconds") or {},
+        "failed": None if failed is None else str(failed),
+        "advice": None if failed is None else advice(pipeline, failed),
     }
+    values["seconds"] |= {name: round(seconds, 1) for name, seconds in pipeline.seconds.items()}
     target = pipeline.opened.task.target
     values["targets"] = [asdict(target)]
     bench = pipeline.opened.bench
@@ -89,7 +99,47 @@ def report_values(pipeline: Pipeline, *, failed: str | None = None) -> dict[str,
             clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
     values["not_checked"] = not_checked
+    if failed is None and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
+        values |= {name: before.get(name) for name in ("failed", "advice")}
     return values
+
+
+def _report_before(pipeline: Pipeline) -> dict[str, Any]:
+    path = pipeline.opened.run / "report.json"
+    try:
+        values = read_json(path) if path.is_file() else {}
+    except InputError:  # a report is made anew from the stages; a damaged one only loses its times
+        values = {}
+    return values if isinstance(values, dict) else {}
+
+
+def advice(pipeline: Pipeline, failed: RcnasError) -> list[str]:
+    """What to try after a failure, one sentence each."""
+    setting = pipeline.opened.setting
+    if isinstance(failed, BudgetError):
+        found = []
+        for row in budget_table(pipeline.opened.bench):
+            if row.cheapest > row.budget.limit:
+                found.append(
+                    f"Raise --max-{row.budget.quantity} from {row.budget.asked} to "
+                    f"{show(row.budget.quantity, row.cheapest)} or more: the cheapest network found needs that."
+                )
+            elif not row.satisfiable:
+                found.append(f"Raise --max-{row.budget.quantity} from {row.budget.asked}, or one of the other budgets.")
+        if not found:
+            found = [
+                f"Search longer with more than {setting.evaluations} --evaluations, or time more than "
+                f"{setting.finalists} --finalists.",
+                "Allow a little more: the prediction was within the budget and the measured file was not.",
+            ]
+        return [*found, "With --dry-run the same command says in seconds whether each budget can be met."]
+    if isinstance(failed, TrainingError):
+        return [
+            f"Lower --learning-rate (it was {pipeline.opened.recipe.learning_rate:g}) if the loss was not a number.",
+            f"Lower --batch-size (it was {pipeline.opened.recipe.batch_size}) if memory ran out.",
+            "Take another --out for other values; search and scores are made again from the same seed.",
+        ]
+    return ["Give the same command again: stages that are done are not done again."]
 
 
 LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
@@ -120,13 +170,15 @@ def versions() -> dict[str, str]:
 
 def _architecture(pipeline: Pipeline, architecture: Architecture) -> dict[str, Any]:
     config = pipeline.opened.task.family.config(pipeline.opened.task.space.describe(architecture))
-    teacher = pipeline.opened.task.teacher.config
+    teacher, bench = pipeline.opened.task.teacher.config, pipeline.opened.bench
+    layers = pipeline.opened.task.space.layers(architecture)
     return {
         "family": pipeline.opened.setting.family,
         "name": config.name,
         "options": named(pipeline.opened.task.space.genes, architecture),
         "stages": config.stages(),
         "teacher_stages": [] if teacher is None else teacher.stages(),
+        "layers": [part.to_dict() for part in breakdown(layers, bench.profile, pipeline.opened.task.target)],
     }
 
 

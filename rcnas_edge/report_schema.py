@@ -73,6 +73,16 @@ STAGE = Record(
     },
     open=True,
 )
+LAYER = Record(
+    {
+        "name": _name("the row that names the kernel"),
+        "kind": _name("what the kernel computes, e.g. conv+batchnorm+relu; overhead is the call itself"),
+        "macs": Field(COUNT, "multiply-accumulates for one image", null=False),
+        "params": Field(COUNT, "trainable parameters", null=False),
+        "latency_ms": Field(AMOUNT, "milliseconds for one image, predicted; all of them add up to the prediction"),
+        "measured": Field(Flag(), "whether the latency rests on measured rows alone"),
+    }
+)
 ARCHITECTURE = Record(
     {
         "family": _name("network family"),
@@ -80,6 +90,7 @@ ARCHITECTURE = Record(
         "options": Field(Each(Anything()), "the option picked, by gene", optional=True),
         "stages": Field(Many(STAGE), "the student, stage by stage", optional=True),
         "teacher_stages": Field(Many(STAGE), "the teacher, stage by stage", optional=True),
+        "layers": Field(Many(LAYER), "the student, kernel by kernel, as the runtime fuses its rows", optional=True),
     },
     open=True,
 )
@@ -143,6 +154,13 @@ ATTACK = Record(
         "seconds": Field(AMOUNT, "time of the attack"),
     }
 )
+SWEEP_POINT = Record(
+    {
+        "epsilon": Field(AMOUNT, "radius of the ball, in units of [0, 1] pixels", null=False),
+        "attack": _name("what was tried at this epsilon; weaker than the verdict's own attacks but at its epsilon"),
+        "robust": Field(RATE, "still right, of the images that were tried", null=False),
+    }
+)
 LOSS = Record(
     {
         "value": Field(Number(), "how much less often the artefact is right, a fraction", null=False),
@@ -184,6 +202,9 @@ VERDICT = Record(
         "classes": Field(COUNT, "classes of the artefact", optional=True),
         "drift": Field(
             Each(AMOUNT), "logit drift against the checkpoint, relative to its largest logit", optional=True
+        ),
+        "eps_sweep": Field(
+            Many(SWEEP_POINT), "robust accuracy against epsilon, from 0 on; the headline is `robust`", optional=True
         ),
         "parity_fault": Field(Text(), "why the checkpoint is not the artefact's twin; empty if it is", optional=True),
         "checkpoint": Field(COMPARISON, "the trained network under the same attacks", optional=True),
@@ -232,6 +253,7 @@ SCHEMA = Record(
         "versions": Field(Each(Anything()), "version by package, interpreter and machine", optional=True),
         "seconds": Field(Each(AMOUNT), "time by stage of the run", optional=True),
         "failed": Field(Text(), "why the run ended before its last stage; null if it did not", optional=True),
+        "advice": Field(Many(Text()), "what to try after a run that failed, one sentence each", optional=True),
     }
 )
 

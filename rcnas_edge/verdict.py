@@ -81,6 +81,15 @@ class AttackRow:
 
 
 @dataclass(frozen=True)
+class SweepPoint:
+    """The share still right at one epsilon, by an attack of its own: weaker than a verdict's, and of fewer images."""
+
+    epsilon: float
+    attack: str
+    robust: Rate
+
+
+@dataclass(frozen=True)
 class Findings:
     """What was measured, before any decision. Rates are of the artefact."""
 
@@ -99,6 +108,8 @@ class Findings:
     checkpoint: Comparison | None = None
     reference: Comparison | None = None
     flags: tuple[str, ...] = ()
+    eps_sweep: tuple[SweepPoint, ...] = ()
+    """From epsilon 0 on; at the threat's epsilon it is `robust`, elsewhere see `rcnas_edge.sweep`."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,7 @@ class Verdict:
             "seed": self.seed,
             "classes": found.classes,
             "drift": dict(found.drift),
+            "eps_sweep": [{**vars(point), "robust": point.robust.to_dict()} for point in found.eps_sweep],
             "parity_fault": found.parity_fault,
             "checkpoint": _comparison_to_dict(found.checkpoint),
             "reference": _comparison_to_dict(found.reference),
@@ -197,6 +209,9 @@ class Verdict:
                 checkpoint=_comparison_from_dict(values["checkpoint"]),
                 reference=_comparison_from_dict(values["reference"]),
                 flags=tuple(values["flags"]),
+                eps_sweep=tuple(
+                    SweepPoint(**{**point, "robust": _rate(point["robust"])}) for point in values.get("eps_sweep") or ()
+                ),
             )
             return cls(
                 **{key: values[key] for key in ("decision", "margin", "level", "seed", "name", "sha256", "seconds")},
