@@ -30,7 +30,7 @@ ROW_BYTES = 160
 FILE_BYTES = 3250
 """What the file holds besides: facts about the network, labels, versions. Both were fitted to exported WRNs."""
 
-IN_PLACE = frozenset(("normalize", "batchnorm", "relu", "sigmoid", "add", "multiply"))
+IN_PLACE = frozenset(("normalize", "batchnorm", "relu", "relu6", "sigmoid", "add", "multiply"))
 """Rows that write over an operand that nobody reads later: every runtime fuses them or works in place."""
 
 

@@ -80,6 +80,9 @@ def kernels(layers: Sequence[Layer], runtime: str) -> Iterator[tuple[Kernel, lis
     return iter(_Pass(layers, RUNTIMES[runtime]).run())
 
 
+ACTIVATIONS = ("relu", "sigmoid")
+"""Rows that become part of the kernel before them; ReLU6 (a Clip) only of a convolution, and alone it stays plain."""
+
 PLAIN, BLOCKED = 1, 2
 
 
@@ -161,7 +164,7 @@ class _Pass:
             rows.append(folded)
         reads, makes = self._conv_layouts(layer)
         self._need(layer.reads[0], reads)
-        activation = self._next(rows[-1], ("relu", "sigmoid"))
+        activation = self._next(rows[-1], (*ACTIVATIONS, "relu6"))
         if activation >= 0:
             rows.append(activation)
         elif makes == BLOCKED and self.uses[rows[-1]] == 1:
@@ -183,7 +186,7 @@ class _Pass:
 
     def _batchnorm(self, index: int, layer: Layer) -> None:
         if self.made[layer.reads[0]] == BLOCKED:
-            activation = self._next(index, ("relu", "sigmoid"))
+            activation = self._next(index, ACTIVATIONS)
             self._add("batchnorm", BLOCKED, [index] if activation < 0 else [index, activation])
         else:
             self._add("batchnorm", PLAIN, [index])
@@ -203,7 +206,7 @@ class _Pass:
                     if place >= 0:
                         rows = self.found[place][1]
                         rows.append(index)
-                        activation = self._next(index, ("relu", "sigmoid"))
+                        activation = self._next(index, ACTIVATIONS)
                         if activation >= 0:
                             rows.append(activation)
                         for row in rows:
@@ -219,14 +222,14 @@ class _Pass:
         self._need(layer.reads[0], PLAIN)
         self._add(layer.kind, PLAIN, [index])
 
-    def _avgpool(self, index: int, layer: Layer) -> None:
+    def _pool(self, index: int, layer: Layer) -> None:
         layout = BLOCKED if self.block and layer.inputs[0] % self.block == 0 else PLAIN
         self._need(layer.reads[0], layout)
-        self._add("avgpool", layout, [index])
+        self._add(layer.kind, layout, [index])
 
     def _linear(self, index: int, layer: Layer) -> None:
         self._need(layer.reads[0], PLAIN)
-        activation = self._next(index, ("relu", "sigmoid"))
+        activation = self._next(index, ACTIVATIONS)
         self._add("linear", PLAIN, [index] if activation < 0 else [index, activation], layer.inputs[0], layer.output[0])
 
     def _slice(self, index: int, layer: Layer) -> None:
@@ -259,11 +262,13 @@ _VISIT = {
     "linear": _Pass._linear,
     "batchnorm": _Pass._batchnorm,
     "relu": _Pass._elementwise,
+    "relu6": _Pass._plain,
     "sigmoid": _Pass._elementwise,
     "add": _Pass._combine,
     "multiply": _Pass._combine,
     "slice": _Pass._slice,
     "concat": _Pass._concat,
-    "avgpool": _Pass._avgpool,
+    "maxpool": _Pass._pool,
+    "avgpool": _Pass._pool,
     "globalpool": _Pass._plain,
 }

@@ -143,6 +143,15 @@ class _Writer:
         axes = self._constant("axes.pixels", np.array([2, 3], dtype=np.int64))
         return self._node("ReduceMean", layer.name, [*self._sources(layer), axes], flat=True, keepdims=0)
 
+    def _relu6(self, index: int, layer: Layer) -> str:
+        bounds = [self._constant(f"bounds.{value}", np.array(value, dtype=np.float32)) for value in (0, 6)]
+        return self._node("Clip", layer.name, [*self._sources(layer), *bounds], like=layer.reads[0])
+
+    def _maxpool(self, index: int, layer: Layer) -> str:
+        pads, strides = [layer.kernel // 2] * 4, [layer.stride] * 2
+        shape, sources = [layer.kernel] * 2, self._sources(layer)
+        return self._node("MaxPool", layer.name, sources, kernel_shape=shape, pads=pads, strides=strides)
+
     def _avgpool(self, index: int, layer: Layer) -> str:
         pads, strides = [layer.kernel // 2] * 4, [layer.stride] * 2
         shape, sources = [layer.kernel] * 2, self._sources(layer)

@@ -27,11 +27,13 @@ KINDS = (
     "linear",
     "batchnorm",
     "relu",
+    "relu6",  # min(max(x, 0), 6)
     "sigmoid",
     "add",
     "multiply",  # also a broadcast (C,1,1) factor, as in squeeze-excitation
     "slice",  # a range of channels of its input
     "concat",  # along channels
+    "maxpool",  # kernel x kernel, padding never the largest
     "avgpool",  # kernel x kernel, padding counted in the mean
     "globalpool",  # mean over height and width
 )

@@ -120,6 +120,8 @@ def _pooling(bench: _Bench, copies: int) -> None:
         source = bench.fresh(source, blocked=bench.blocked)
         if bench.operation == "globalpool":
             pooled = bench.write.global_pool(bench.name("pool"), source)
+        elif bench.operation == "maxpool":
+            pooled = bench.write.max_pool(bench.name("pool"), source, kernel=bench.size, stride=bench.stride)
         else:
             pooled = bench.write.average_pool(bench.name("pool"), source, kernel=bench.size, stride=bench.stride)
         total = bench.sum(total, pooled)
@@ -172,10 +174,12 @@ _BUILD = {
     "normalize": _chain,
     "batchnorm": _chain,
     "relu": _chain,
+    "relu6": _chain,
     "sigmoid": _chain,
     "add": _addition,
     "multiply": _multiplication,
     "globalpool": _pooling,
+    "maxpool": _pooling,
     "avgpool": _pooling,
     "slice": _slicing,
     "concat": _concatenation,

@@ -33,10 +33,16 @@ class NetworkConfig(Protocol):
 
 
 class Family(Protocol):
-    """A family of networks that students can be drawn from. Only `build` and `inherit` need torch."""
+    """A family of networks that students can be drawn from. Only `build` and `inherit` need torch.
+
+    `networks` tells people which names there are. `published_moments` is the (mean, std) per channel of pixels in
+    [0, 1] that weights published for the family expect; None where they are normalised as the data is.
+    """
 
     name: str
     default_network: str
+    networks: str
+    published_moments: tuple[tuple[float, ...], tuple[float, ...]] | None
 
     def network(
         self, name: str, *, image: Shape, classes: int, mean: tuple[float, ...], std: tuple[float, ...]

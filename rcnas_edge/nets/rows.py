@@ -40,12 +40,12 @@ class RowWriter:
         return self._append(Layer(name, "linear", self.shape(source), (features, 1, 1), (source,), bias=bias))
 
     def elementwise(self, name: str, kind: str, *sources: int) -> int:
-        """normalize, batchnorm, relu, sigmoid, add or multiply: the output has the first operand's shape."""
+        """normalize, batchnorm, relu, relu6, sigmoid, add or multiply: the output has the first operand's shape."""
         shape = self.shape(sources[0])
         return self._append(Layer(name, kind, shape, shape, sources))
 
     def normalised_relu(self, norm: str, relu: str, source: int) -> int:
-        """Batch normalisation and ReLU, the pair that opens every pre-activation block."""
+        """Batch normalisation and ReLU: they open a pre-activation block, and follow a convolution in others."""
         return self.elementwise(relu, "relu", self.elementwise(norm, "batchnorm", source))
 
     def channels(self, name: str, source: int, start: int, count: int) -> int:
@@ -64,6 +64,12 @@ class RowWriter:
         inputs = self.shape(source)
         output = (inputs[0], halved(inputs[1], stride), halved(inputs[2], stride))
         return self._append(Layer(name, "avgpool", inputs, output, (source,), kernel, stride))
+
+    def max_pool(self, name: str, source: int, *, kernel: int, stride: int) -> int:
+        """Largest of kernel x kernel, padded by kernel // 2."""
+        inputs = self.shape(source)
+        output = (inputs[0], halved(inputs[1], stride), halved(inputs[2], stride))
+        return self._append(Layer(name, "maxpool", inputs, output, (source,), kernel, stride))
 
     def global_pool(self, name: str, source: int) -> int:
         """Mean over height and width."""
