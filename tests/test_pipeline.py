@@ -207,7 +207,7 @@ def test_the_users_own_classifier_is_the_reference(setting, tmp_path):
         ({"dataset": "cifar10", "teacher": None, "data_root": "/nowhere"}, "not whole"),
         ({"attack": "l2:1:10"}, "linf"),
         ({"max_latency": "fast"}, "fast"),
-        ({"family": "vit"}, "there are: wrn"),
+        ({"family": "vit"}, "there are: mobilenet, resnet, wrn"),
         ({"recipe": "trades"}, "pgd-at, rslad"),
         ({"strategy": "annealing"}, "annealing"),
         ({"level": "total"}, "smoke"),
