@@ -59,9 +59,9 @@ COMMON = options(
 )
 ATTACK = click.option("--attack", help="Threat model linf:EPSILON:STEPS[:STEP], as linf:8/255:10; default by data set.")
 TEACHER = options(
-    click.option("--teacher", help="A checkpoint folder, or package.module:factory of your own classifier."),
-    click.option("--weights", help="Weights of your own classifier: safetensors or a plain state dict."),
-    click.option("--family", help="Family that students come from; default wrn."),
+    click.option("--teacher", help="A checkpoint folder, a network (resnet-18), or package.module:factory of your own."),
+    click.option("--weights", help="Weights of such a network or classifier: safetensors or a plain state dict."),
+    click.option("--family", help="Family that students come from: wrn (default), resnet or mobilenet."),
     click.option("--base", help="Largest student, as wrn-28-4; default the teacher's network if it is of the family."),
 )
 BUDGETS = options(
@@ -138,8 +138,8 @@ def compress(task: Path | None, out: Path, dry_run: bool, **flags: Any) -> int:
 @cli.command()
 @OUT
 @DATA
-@click.option("--family", help="Network family; default wrn.")
-@click.option("--network", help="wrn-d-w, as wrn-28-10, or robustresnet-a1 to -a4; default wrn-16-2.")
+@click.option("--family", help="Network family: wrn (default), resnet or mobilenet.")
+@click.option("--network", help="wrn-28-10, robustresnet-a1, resnet-18, mobilenet-v2-0.5 ...; default the family's.")
 @ATTACK
 @click.option("--recipe", help="pgd-at (default).")
 @click.option("--epochs", type=int, help="Epochs.")
@@ -251,16 +251,19 @@ def profile_show(name: str) -> int:
 @profile.command("measure")
 @click.option("--name", default="host", show_default=True, help="Profile to measure.")
 @click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
-@click.option("--base", default="wrn-16-2", show_default=True, help="Largest network of the space to cover.")
+@click.option("--family", default="wrn", show_default=True, help="Family of the networks to cover, or all.")
+@click.option("--base", help="Largest network of the space to cover; default the family's.")
 @click.option("--image", default="3x32x32", show_default=True, help="Channels x height x width.")
 @click.option("--classes", default=10, show_default=True, help="Classes.")
 @click.option("--seconds", default=45.0, show_default=True, help="Time that the table may take.")
-def profile_measure(name: str, threads: int, base: str, image: str, classes: int, seconds: float) -> int:
+def profile_measure(
+    name: str, threads: int, family: str, base: str | None, image: str, classes: int, seconds: float
+) -> int:
     """Measure a quick latency table of this machine for the students of a network; kept for later runs."""
     from rcnas_edge.prepare import measure_for
 
     with TerminalConsole().task(f"measuring {name}", 1.0) as advance:
-        found, path = measure_for(name, threads, base, image, classes, seconds, advance)
+        found, path = measure_for(name, threads, family, base, image, classes, seconds, advance)
     click.echo(f"{found.name}: {len(found.rows)} rows in {path}")
     return 0
 

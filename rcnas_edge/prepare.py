@@ -20,13 +20,13 @@ from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter, facts
 from rcnas_edge.measure import Timing, measure_profile, time_model
-from rcnas_edge.nets import family
+from rcnas_edge.nets import families, family
 from rcnas_edge.profile import Profile, cache_path, load_profile, read_profile, save_profile
 from rcnas_edge.run import Run
 from rcnas_edge.space import Architecture, Layer, Space
 from rcnas_edge.task import Bench, Task
 from rcnas_edge.train.batches import as_float
-from rcnas_edge.train.fit import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust
+from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust
 from rcnas_edge.train.recipe import recipe
 
 QUICK_TABLE_SECONDS = 45.0
@@ -34,6 +34,8 @@ TIMING_SECONDS, FINAL_TIMING_SECONDS = 3.0, 10.0
 """How long the teacher and a finalist are timed, and the artefact that ships."""
 SAMPLED_NETWORKS = 250
 """Random networks of the space whose kernels a quick table is made to cover."""
+ALL_FAMILIES = "all"
+"""In the place of a family's name: every one that is registered."""
 
 
 def open_bench(task: Task, run: Run, console: Console) -> Bench:
@@ -175,16 +177,23 @@ def estimated_seconds(task: Task, bench: Bench) -> float:
 
 
 def measure_for(
-    name: str, threads: int, base: str, image: str, classes: int, seconds: float, advance: Advance
+    name: str, threads: int, kind: str, base: str | None, image: str, classes: int, seconds: float, advance: Advance
 ) -> tuple[Profile, Path]:
-    """Measure a table of this machine for the students of the WRN `base` on images "CxHxW"; kept in the cache."""
+    """Measure a table of this machine for the students of the network `base` on images "CxHxW"; kept in the cache.
+
+    `kind` is a family, `base` one of its networks, its default one if None; the family `all` stands for each of them.
+    """
     sizes = image.split("x")
     if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise InputError(f"--image is channels x height x width, as 3x32x32, got {image!r}")
     channels, height, width = map(int, sizes)
-    kind = family("wrn")
+    if kind == ALL_FAMILIES and base is not None:
+        raise InputError(f"--base is a network of one family, got {base!r} with --family {ALL_FAMILIES}: leave it out")
     frame = {"mean": (0.5,) * channels, "std": (0.25,) * channels, "classes": classes}
-    space = kind.space(kind.network(base, image=(channels, height, width), **frame))
+    networks: list[tuple[Layer, ...]] = []
+    for each in families() if kind == ALL_FAMILIES else (family(kind),):
+        largest = each.network(base or each.default_network, image=(channels, height, width), **frame)
+        networks += sampled_layers(each.space(largest), 0)
     known = load_profile(name)
     if not known.on_first_use:
         raise InputError(
@@ -193,7 +202,7 @@ def measure_for(
     path = cache_path(name)
     found = measure_profile(
         name,
-        sampled_layers(space, 0),
+        networks,
         threads=threads,
         budget_seconds=seconds,
         base=known,

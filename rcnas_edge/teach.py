@@ -31,7 +31,7 @@ class TeacherSetting:
     image_size: int | None = None
     subset: int | None = None
     family: str = "wrn"
-    network: str = "wrn-16-2"
+    network: str | None = None
     attack: str | None = None
     recipe: str = "pgd-at"
     epochs: int | None = None
@@ -58,7 +58,8 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
     )
     threat = Threat.parse(setting.attack or data.threat)
     kind = family(setting.family)
-    config = kind.network(setting.network, image=data.image, classes=data.classes, mean=data.mean, std=data.std)
+    name = setting.network or kind.default_network
+    config = kind.network(name, image=data.image, classes=data.classes, mean=data.mean, std=data.std)
     how = recipe(
         setting.recipe,
         examples=len(data.train),

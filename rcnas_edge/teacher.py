@@ -1,4 +1,4 @@
-"""Teachers: a checkpoint of ours, one that ships with the package, or the user's own classifier.
+"""Teachers: a checkpoint of ours, one that ships with the package, a network by name, or the user's own classifier.
 
 A teacher gives the budgets' reference cost, the soft labels and the score to keep.
 """
@@ -17,7 +17,7 @@ from torch import nn
 from rcnas_edge.checkpoint import NETWORK, assign_weights, digest_of, file_sha256, load_weights, read_checkpoint
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
-from rcnas_edge.nets import NetworkConfig, family
+from rcnas_edge.nets import Family, NetworkConfig, families, family
 from rcnas_edge.space import Layer
 
 ASSETS = Path(__file__).parent / "assets"
@@ -58,11 +58,14 @@ def open_teacher(name: str | None, weights: str | None, data: Dataset) -> Teache
         teacher = _from_checkpoint(folder)
     elif ":" in name:
         teacher = _from_factory(name, weights)
+    elif found := _named(name, data):
+        teacher = _from_name(name, weights, *found)
     else:
         shipped = ", ".join(sorted(path.name for path in ASSETS.glob("*") if path.is_dir()))
+        names = ", ".join(kind.networks for kind in families())
         raise InputError(
-            f"--teacher is a checkpoint folder (of 'rcnas-edge teacher'), package.module:factory, or one that ships "
-            f"({shipped}); {name!r} is none of them"
+            f"--teacher is a checkpoint folder (of 'rcnas-edge teacher'), a network ({names}) with --weights FILE, "
+            f"package.module:factory, or one that ships ({shipped}); {name!r} is none of them"
         )
     _try(teacher, data)
     return teacher
@@ -79,6 +82,42 @@ def _from_checkpoint(folder: Path) -> Teacher:
         config=config,
         layers=family(checkpoint.family).layers(config),
         folder=folder,
+    )
+
+
+def _named(name: str, data: Dataset) -> tuple[Family, NetworkConfig] | None:
+    """The network of a family that goes by this name, for the images and classes of the data.
+
+    Weights that were published for a family are normalised as it says, where the channels are as many.
+    """
+    for kind in families():
+        mean, std = kind.published_moments or (data.mean, data.std)
+        if len(mean) != data.image[0]:
+            mean, std = data.mean, data.std
+        try:
+            return kind, kind.network(name, image=data.image, classes=data.classes, mean=mean, std=std)
+        except InputError:
+            if name.lower().startswith(f"{kind.name}-"):
+                raise
+    return None
+
+
+def _from_name(name: str, weights: str | None, kind: Family, config: NetworkConfig) -> Teacher:
+    """A network of a family with weights under the family's own names (torchvision's, where it is of torchvision)."""
+    if weights is None:
+        raise InputError(
+            f"--teacher {name} needs --weights FILE (safetensors or a state dict); without any, train one: "
+            f"rcnas-edge teacher --family {kind.name} --network {name}"
+        )
+    path, model = Path(weights), kind.build(config)
+    assign_weights(model, load_weights(path), path)
+    return Teacher(
+        name=config.name,
+        model=model.eval(),
+        digest=digest_of([config.to_dict(), file_sha256(path)]),
+        family=kind.name,
+        config=config,
+        layers=kind.layers(config),
     )
 
 

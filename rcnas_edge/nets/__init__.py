@@ -71,6 +71,11 @@ class Family(Protocol):
         """Copy importance-ordered slices of the parent's weights; returns the share of the student that was copied."""
 
 
+def families() -> tuple[Family, ...]:
+    """Every family that is registered, by name."""
+    return tuple(kind for _, kind in plugins.load_all(plugins.FAMILIES))
+
+
 def family(name: str) -> Family:
     """The family registered under a name; InputError lists what there is."""
     return plugins.load(plugins.FAMILIES, name)
