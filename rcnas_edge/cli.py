@@ -59,9 +59,9 @@ COMMON = options(
 )
 ATTACK = click.option("--attack", help="Threat model linf:EPSILON:STEPS[:STEP], as linf:8/255:10; default by data set.")
 TEACHER = options(
-    click.option("--teacher", help="A checkpoint folder, a network (resnet-18), or package.module:factory of your own."),
+    click.option("--teacher", help="A checkpoint folder, a network as resnet-18, or package.module:factory of yours."),
     click.option("--weights", help="Weights of such a network or classifier: safetensors or a plain state dict."),
-    click.option("--family", help="Family that students come from: wrn (default), resnet or mobilenet."),
+    click.option("--family", help="Family of the students: wrn, resnet or mobilenet; default the teacher's, else wrn."),
     click.option("--base", help="Largest student, as wrn-28-4; default the teacher's network if it is of the family."),
 )
 BUDGETS = options(

@@ -58,7 +58,7 @@ class Fitting:
             self.opened.run / "checkpoint",
             model.cpu(),
             config,
-            family=self.opened.setting.family,
+            family=self.opened.task.family.name,
             facts={
                 "threat": str(self.opened.task.threat),
                 "data": self.opened.task.data.digest,

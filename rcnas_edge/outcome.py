@@ -173,7 +173,7 @@ def _architecture(pipeline: Pipeline, architecture: Architecture) -> dict[str, A
     teacher, bench = pipeline.opened.task.teacher.config, pipeline.opened.bench
     layers = pipeline.opened.task.space.layers(architecture)
     return {
-        "family": pipeline.opened.setting.family,
+        "family": pipeline.opened.task.family.name,
         "name": config.name,
         "options": named(pipeline.opened.task.space.genes, architecture),
         "stages": config.stages(),

@@ -67,7 +67,7 @@ class Searching:
             "data": self.opened.task.data.digest,
             "teacher": self.opened.task.teacher.digest,
             "attack": str(self.opened.task.threat),
-            "family": self.opened.setting.family,
+            "family": self.opened.task.family.name,
             "base": self.opened.task.base.to_dict(),
             "target": str(self.opened.task.target),
             "budgets": {budget.quantity: budget.limit for budget in self.opened.bench.budgets},
@@ -164,7 +164,7 @@ class Searching:
                 "with --evaluations"
             )
         values = {
-            "family": self.opened.setting.family,
+            "family": self.opened.task.family.name,
             "picks": list(chosen.picks),
             "options": named(self.opened.task.space.genes, chosen),
             "network": self.opened.task.space.describe(chosen),

@@ -38,7 +38,7 @@ class TaskSetting:
     subset: int | None = None
     teacher: str | None = None
     weights: str | None = None
-    family: str = "wrn"
+    family: str | None = None
     base: str | None = None
     attack: str | None = None
     profile: str = "host"

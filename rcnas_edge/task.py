@@ -25,6 +25,8 @@ from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import Architecture, Space
 from rcnas_edge.teacher import Teacher, open_teacher
 
+DEFAULT_FAMILY = "wrn"
+"""Of the students of a teacher that is of no family: the user's own classifier."""
 LIPSCHITZ_IMAGES = 16
 LIPSCHITZ_STEPS = 2
 
@@ -72,8 +74,8 @@ def open_task(setting: TaskSetting) -> Task:
     )
     threat = Threat.parse(setting.attack or data.threat)
     teacher = open_teacher(setting.teacher, setting.weights, data)
-    kind = family(setting.family)
-    if setting.base is None and teacher.family == setting.family and teacher.config is not None:
+    kind = family(setting.family or teacher.family or DEFAULT_FAMILY)
+    if setting.base is None and teacher.family == kind.name and teacher.config is not None:
         base = teacher.config
     else:
         name = setting.base or kind.default_network
