@@ -76,7 +76,7 @@ BUDGETS = options(
     click.option("--max-memory", help="Peak activations and weights: 4MB or 40%."),
 )
 SEARCH = options(
-    click.option("--strategy", help="rc-nas (default) or random."),
+    click.option("--strategy", help="rc-nas (default), evolution, random, uniform or robust-scaling."),
     click.option("--evaluations", type=int, help="Architectures to judge; default 12."),
     click.option("--judge-epochs", type=int, help="Epochs of the judge's short training; default 2."),
     click.option("--finalists", type=int, help="Recommended networks that are exported and timed; default 3."),
@@ -88,7 +88,10 @@ TRAIN = options(
     click.option("--learning-rate", type=float, help="Peak learning rate."),
 )
 EXPORT = options(
-    click.option("--format", "format", help="Exporter; onnx."),
+    click.option("--format", "format", help="Exporter of the file that is timed and attacked; onnx."),
+    click.option(
+        "--also", help="Formats written beside it: auto (default: all that can be here), none, or names, as tensorrt."
+    ),
     click.option("--opset", type=int, help="ONNX opset, 17 or higher; default 18."),
 )
 VERIFY = options(
@@ -188,7 +191,7 @@ def train(out: Path, **flags: Any) -> int:
 @OUT
 @EXPORT
 def export(out: Path, **flags: Any) -> int:
-    """Export only: the trained network of a run, timed on this machine (artefacts/)."""
+    """Export only: the trained network of a run, timed on this machine, and the formats beside it (artefacts/)."""
     _continue(out, flags, lambda pipeline: pipeline.export())
     return 0
 
@@ -199,9 +202,11 @@ def export(out: Path, **flags: Any) -> int:
 @click.option("--device", help="auto, cpu or cuda.")
 def verify(out: Path, **flags: Any) -> int:
     """Verify only: attack the artefact of a run; exit code 4 if a gate fails, 5 if it is inconclusive."""
-    verdict = _continue(out, flags, lambda pipeline: pipeline.verify())
+    from rcnas_edge.outcome import exit_code
+
+    verdict, others = _continue(out, flags, lambda pipeline: (pipeline.verify(), pipeline.beside.verdicts()))
     click.echo(verdict.summary())
-    return int(verdict.exit_code)
+    return exit_code([verdict, *others], met=True)
 
 
 @cli.command()

@@ -116,7 +116,7 @@ class Search(Protocol):
     """A strategy, built as `Strategy(bench, judge, config)`."""
 
     def step(self) -> Sequence[Candidate]:
-        """One round; what was judged in it, and nothing at all once every network within the budgets is judged."""
+        """One round; what was judged in it, and nothing at all once every network it can reach is judged."""
 
     def recommend(self, k: int = 1) -> Sequence[Architecture]:
         """The best k so far, different networks within every budget, the best judged first; or BudgetError."""

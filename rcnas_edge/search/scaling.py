@@ -1,24 +1,27 @@
 """Scaling rules, the baselines that judge next to nothing: a line through the space, walked from its large end.
 
 Both know of an architecture's genes only what they are called: `stage1.depth`, `stage1.width` and so on, for any number
-of stages. What is not on the line (the stem, kinds of block) is as in the teacher.
+of stages. What is not on the line (strides, kinds of block) is as in the teacher.
 
-`UniformScaling` is the compound scaling that everybody does by hand: every depth and width gene at one ratio.
+`UniformScaling` is the scaling that everybody does by hand: every depth and width gene, those of a stem or head too, at
+one ratio.
 
 `RobustScaling` is the rule of Huang et al., "Revisiting Residual Networks for Adversarial Robustness", CVPR 2023 (arXiv
 2212.11005). The paper's, for three stages: blocks D1 : D2 : D3 = 2 : 2 : 1, widening factors W1 : W2 : W3 = 2 : 2.5 : 1
 of 16, 32 and 64 planes, sum D : sum W = 7 : 3, and the robust block in every stage (RobustResNet). Ours: which network
-of a given space is meant. A gene takes the option nearest to the rule, so that it stays at the base's size where the
-rule asks for more than the base has; the line is walked twice side by side, with the robust block and with the
-teacher's blocks, since a teacher of basic blocks has no weights for robust ones; and for another number of stages the
-proportions are read off at the stage's place between first and last, and a widening factor is the width against that
-of a network with 16 channels in its first stage that widens as the base does.
+of a given space is meant, since the paper scales freely and a space ends at its base. Every gene takes the option
+nearest to the rule. Where the base has no more blocks (a WRN-28-10 has 12, the rule wants 35 for its MACs), D stays at
+its largest 2 : 2 : 1, W alone grows on in its proportions, and the 7 : 3 is given up; likewise the other way round; and
+where both are at their largest all genes grow on, each until its own end. The line is walked twice, side by side, with
+the robust block and with the teacher's blocks, since a teacher of basic blocks has no weights for robust ones. For
+another number of stages the proportions are read off at the stage's place between first and last, and a widening factor
+is the width against that of a network with 16 channels in its first stage that widens as the base does.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, final
@@ -104,7 +107,8 @@ class ScalingSearch(ABC):
 
     def _fitting(self) -> list[Architecture]:
         """The different networks of the line that fit, in its order; BudgetError if there is none."""
-        start, found, smallest = self._bench.start, {}, self._bench.start
+        start = smallest = self._bench.start
+        found: dict[Hashable, Architecture] = {}
         for changed in self.line():
             smallest = Architecture(tuple(changed.get(place, pick) for place, pick in enumerate(start.picks)))
             if self._bench.fits(smallest):
@@ -127,7 +131,7 @@ class UniformScaling(ScalingSearch):
     def line(self) -> Iterator[Picks]:
         """From all options at their largest to all at their smallest."""
         genes = self._bench.space.genes
-        sizes = {place: _numbers(genes[place]) for place in stage_genes(genes)}
+        sizes = {place: _numbers(genes[place]) for place in size_genes(genes)}
         yield from walk(sizes, {place: max(values) for place, values in sizes.items()})
 
 
@@ -141,10 +145,12 @@ class RobustScaling(ScalingSearch):
         genes = self._bench.space.genes
         places = stage_genes(genes)
         groups = list(dict.fromkeys(genes[place].group for place in places))
-        depths, widths = robust_shares(len(groups))
+        proportions = dict(zip(("depth", "width"), robust_shares(len(groups)), strict=True))
         sizes = stage_sizes(self._bench.space, self._bench.start)
-        shares = {
-            place: (depths if genes[place].name.endswith(".depth") else widths)[groups.index(genes[place].group)]
+        shares = {place: proportions[_what(genes[place])][groups.index(genes[place].group)] for place in places}
+        largest = {place: max(sizes[place]) / shares[place] for place in places}
+        ends = {
+            place: min(largest[other] for other in places if _what(genes[other]) == _what(genes[place]))
             for place in places
         }
         flags = {
@@ -152,13 +158,13 @@ class RobustScaling(ScalingSearch):
             for place, gene in enumerate(genes)
             if gene.name.endswith(".robust") and any(option is True for option in gene.options)
         }
-        for picks in walk(sizes, shares):
+        for picks in walk(sizes, shares, ends):
             yield {**picks, **flags}
             yield picks
 
 
-def stage_genes(genes: Sequence[Gene]) -> tuple[int, ...]:
-    """The genes (indices) that are a stage's depth or width as a number."""
+def size_genes(genes: Sequence[Gene]) -> tuple[int, ...]:
+    """The genes (indices) that are the depth or the width of their group as a number."""
     return tuple(
         place
         for place, gene in enumerate(genes)
@@ -166,6 +172,12 @@ def stage_genes(genes: Sequence[Gene]) -> tuple[int, ...]:
         and gene.name in (f"{gene.group}.depth", f"{gene.group}.width")
         and all(isinstance(option, int | float) and not isinstance(option, bool) for option in gene.options)
     )
+
+
+def stage_genes(genes: Sequence[Gene]) -> tuple[int, ...]:
+    """Those of the size genes whose group has a depth, so that it is a stage and no stem or head."""
+    deep = {genes[place].group for place in size_genes(genes) if _what(genes[place]) == "depth"}
+    return tuple(place for place in size_genes(genes) if genes[place].group in deep)
 
 
 def robust_shares(stages: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -185,13 +197,13 @@ def stage_sizes(space: Space, start: Architecture) -> dict[int, tuple[float, ...
     """
     places = stage_genes(space.genes)
     groups = list(dict.fromkeys(space.genes[place].group for place in places))
-    config = getattr(space, "config", None)
+    config: Callable[[Architecture], Any] | None = getattr(space, "config", None)
     base = [] if config is None else config(start).stages()
-    if len(base) != len(groups):
+    if config is None or len(base) != len(groups):
         return {place: _numbers(space.genes[place]) for place in places}
     sizes = {}
     for place in places:
-        stage, what = groups.index(space.genes[place].group), space.genes[place].name.rpartition(".")[2]
+        stage, what = groups.index(space.genes[place].group), _what(space.genes[place])
         doubled = PLANES * 2**stage if len(groups) == 3 else PLANES * base[stage]["width"] / base[0]["width"]
         unit = 1.0 if what == "depth" else doubled
         options = [
@@ -202,26 +214,41 @@ def stage_sizes(space: Space, start: Architecture) -> dict[int, tuple[float, ...
     return sizes
 
 
-def walk(sizes: Mapping[int, Sequence[float]], shares: Mapping[int, float]) -> Iterator[Picks]:
+def walk(
+    sizes: Mapping[int, Sequence[float]], shares: Mapping[int, float], ends: Mapping[int, float] | None = None
+) -> Iterator[Picks]:
     """The picks nearest to t x share for every gene, for t from large to small: each different set of them once.
 
-    `sizes` are numbers per option of each gene. The nearest option changes half-way between two sizes; so between two
-    neighbours of all those t nothing changes, and one t of each interval is enough. Of equal sizes the first counts.
+    `sizes` are numbers per option of each gene. A gene with an end waits there, at end x share, until t has reached the
+    largest end; from then on all grow on from their ends in proportion. The nearest option changes half-way between two
+    sizes, so between two neighbours of all those t nothing changes, and one t of each interval is enough. Of equal
+    sizes the first counts.
     """
+    ends = ends or dict.fromkeys(shares, 1.0)
+    last = max(ends.values(), default=1.0)
+
+    def turn(place: int, size: float) -> float:
+        """The t at which a gene is wanted at a size; rounded, so that genes that turn at one t do so together."""
+        scale = size / shares[place]
+        return round(scale if scale <= ends[place] else scale * last / ends[place], 9)
+
+    def wanted(place: int, t: float) -> float:
+        return shares[place] * (min(t, ends[place]) if t <= last else ends[place] * t / last)
+
     turns = sorted(
-        {
-            round((low + high) / 2 / shares[place], 9)  # genes that turn at one t do so in spite of rounding errors
-            for place, values in sizes.items()
-            for low, high in pairwise(sorted(set(values)))
-        }
+        {turn(place, (low + high) / 2) for place, row in sizes.items() for low, high in pairwise(sorted(set(row)))}
     )
     between = [(low + high) / 2 for low, high in pairwise(turns)]
-    scales = [turns[0] / 2, *between, 2 * turns[-1]] if turns else [1.0]
-    for scale in reversed(scales):
+    for t in reversed([turns[0] / 2, *between, 2 * turns[-1]] if turns else [1.0]):
         yield {
-            place: min(range(len(values)), key=lambda pick: abs(values[pick] - scale * shares[place]))
-            for place, values in sizes.items()
+            place: min(range(len(row)), key=lambda pick: abs(row[pick] - wanted(place, t)))
+            for place, row in sizes.items()
         }
+
+
+def _what(gene: Gene) -> str:
+    """`depth` or `width`."""
+    return gene.name.rpartition(".")[2]
 
 
 def _numbers(gene: Gene) -> tuple[float, ...]:
