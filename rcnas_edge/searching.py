@@ -114,7 +114,7 @@ class Searching:
                 state = {"depends": depends, "search": packed, "seconds": spent, "judge_seconds": judged}
                 write_state(state_path, tensors, state | {"candidates": [item.to_dict() for item in candidates]})
                 if not found:
-                    self.opened.console.say("every network that the strategy can reach within the budgets has been judged")
+                    self.opened.console.say("every network that the strategy can reach has been judged")
                     break
                 best = max(candidate.score.robust for candidate in candidates)
                 advance(
