@@ -129,6 +129,17 @@ SEARCH = Record(
         "candidates": Field(Many(CANDIDATE), "what was judged, in order", null=False),
     }
 )
+EPOCH = Record(
+    {
+        "epoch": Field(COUNT, "number of the epoch, from 1", optional=True),
+        "loss": Field(AMOUNT, "mean training loss", optional=True),
+        "clean": Field(Number(), "held-out accuracy, a fraction", optional=True),
+        "robust": Field(Number(), "held-out accuracy under PGD-10, a fraction", optional=True),
+        "learning_rate": Field(AMOUNT, "of the epoch's last step", optional=True),
+        "seconds": Field(AMOUNT, "time of the epoch", optional=True),
+        "attack": Field(Text(), "the inner attack that it trained with", optional=True),
+    }
+)
 TRAINING = Record(
     {
         "recipe": Field(Anything(), "name of the recipe, or its settings", null=False),
@@ -136,8 +147,8 @@ TRAINING = Record(
         "seconds": Field(AMOUNT, "time of the training"),
         "best_epoch": Field(COUNT, "the epoch that was kept: best robust accuracy on held-out images"),
         "history": Field(
-            Many(Each(Number())),
-            "one object per epoch: epoch, loss, clean, robust (held-out, fractions)",
+            Many(EPOCH),
+            "one object per epoch",
             optional=True,
         ),
     }
@@ -235,6 +246,11 @@ ARTEFACT = Record(
         "bytes": Field(COUNT, "size of the file", null=False),
         "latency": Field(LATENCY, "as measured on this machine"),
         "verdict": Field(VERDICT, "is the very file robust"),
+        "built": Field(
+            Each(Anything()),
+            "how it was built, as its sidecar says: opset or builder, batch sizes, layers and MACs by data type",
+            optional=True,
+        ),
     }
 )
 SCHEMA = Record(

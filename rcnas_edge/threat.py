@@ -109,7 +109,8 @@ def pgd(
     labels: Tensor,
     threat: Threat,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
+    start: Tensor | None = None,
     loss: Loss = "ce",
     random_start: bool = True,
     dtype: torch.dtype | None = None,
@@ -118,7 +119,8 @@ def pgd(
     """Adversarial images (N, C, H, W) by projected gradient descent: the tight loop used inside training.
 
     images (N, C, H, W) in [0, 1] and labels (N,) lie on the model's device; eval mode is the caller's choice. The
-    last iterate is returned, as in the paper. `dtype` (torch.bfloat16) runs the model under autocast, None in
+    last iterate is returned, as in the paper. `start` (N, C, H, W) holds the points to start from, brought into the
+    ball; without it a random start wants the generator. `dtype` (torch.bfloat16) runs the model under autocast, None in
     float32. `steps` replaces the threat's; 0 gives the random start alone. The noise of the random start is drawn in
     the images' logical order, so on a CPU it depends neither on the batch size nor on the memory layout, which is
     kept. The loss is a sum and not a mean: a mean would push gradients of well-fitted examples below the smallest
@@ -128,7 +130,11 @@ def pgd(
     step = threat.with_steps(max(count, 1)).step
     low, high = (images - threat.epsilon).clamp_(min=0), (images + threat.epsilon).clamp_(max=1)
     adversarial = images.detach().clone()
-    if random_start:
+    if start is not None:
+        adversarial = start.detach().clamp(low, high)
+    elif random_start:
+        if generator is None:
+            raise ValueError("a random start wants a generator")
         noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images.device)
         adversarial.add_(noise.mul_(2).sub_(1), alpha=threat.epsilon).clamp_(low, high)
     with frozen(model), torch.enable_grad():

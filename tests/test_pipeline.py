@@ -256,7 +256,14 @@ def test_ctrl_c_is_130_and_resumable(setting, finished, tmp_path):
         "--out",
         str(tmp_path / "a"),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while not (tmp_path / "a" / ".lock").exists() and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)

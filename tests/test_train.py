@@ -11,7 +11,8 @@ from rcnas_edge.attacks import Threat
 from rcnas_edge.data import Split, load_dataset
 from rcnas_edge.errors import InputError, TrainingError
 from rcnas_edge.train.batches import Batches, augment, seeded
-from rcnas_edge.train.fit import clean_and_robust, fit, reestimate_statistics
+from rcnas_edge.train.fit import fit
+from rcnas_edge.train.judging import clean_and_robust, reestimate_statistics
 from rcnas_edge.train.losses import inner_objective, training_loss
 from rcnas_edge.train.recipe import RECIPES, recipe
 
@@ -94,11 +95,12 @@ def test_a_crop_is_a_shift_and_a_flip_is_a_mirror():
     assert len(shifts) > 20
 
 
-def test_training_makes_a_network_robust(digits):
+@pytest.mark.parametrize("name", [name for name, entry in RECIPES.items() if not entry.distils])
+def test_training_makes_a_network_robust(digits, name):
     model = Tiny()
     images, labels = torch.from_numpy(digits.test.floats()), torch.from_numpy(digits.test.labels)
     before = clean_and_robust(model, images, labels, THREAT, seed=0)
-    fitted = fit(model, digits, THREAT, quick(12))
+    fitted = fit(model, digits, THREAT, recipe(name, epochs=12, batch_size=64, attack_steps=3))
     after = clean_and_robust(model, images, labels, THREAT, seed=0)
     assert before[1] < 0.2
     assert after[0] > 0.75
@@ -169,8 +171,10 @@ def test_test_images_are_never_seen(digits):
 
 
 def test_recipes_name_their_source_and_check_themselves():
-    assert all("arXiv" in entry.source for entry in RECIPES.values())
+    assert all("arXiv" in entry.source or "openreview" in entry.source for entry in RECIPES.values())
     with pytest.raises(InputError, match="one of pgd-at, rslad"):
-        recipe("trades")
+        recipe("tradez")
     with pytest.raises(InputError, match="at least 1"):
         recipe("pgd-at", epochs=0)
+    with pytest.raises(InputError, match="at least 2 images at a time"):
+        recipe("pgd-at", batch_size=8, accumulate=5)

@@ -20,7 +20,8 @@ from rcnas_edge.checkpoint import digest_of
 from rcnas_edge.search.protocol import Score
 from rcnas_edge.space import Architecture
 from rcnas_edge.task import Task
-from rcnas_edge.train.fit import SELECTION_IMAGES, fit
+from rcnas_edge.train.fit import fit
+from rcnas_edge.train.judging import SELECTION_IMAGES
 from rcnas_edge.train.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """Adversarial training of one network: crafted batches, weight average, selection on held-out robust accuracy.
 
 After every epoch the whole state is written, so that a killed training resumes to the same weights (CPU, one
-seed). Order, augmentation and attack of an epoch depend on (seed, epoch) alone.
+seed). Order, augmentation and attack of an epoch depend on (seed, epoch) alone. Under torchrun the processes share
+every batch; see `ranks`.
 """
 
 from __future__ import annotations
@@ -19,26 +20,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rcnas_edge.attacks import Threat, pgd, set_fast_float
+from rcnas_edge.attacks import Threat, set_fast_float
 from rcnas_edge.checkpoint import read_state, write_state, write_whole
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import TrainingError
 from rcnas_edge.train.batches import Batches, as_float, seeded
-from rcnas_edge.train.losses import inner_objective, training_loss
+from rcnas_edge.train.crafting import attack_of_epoch
+from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust, reestimate_statistics
 from rcnas_edge.train.recipe import Recipe
+from rcnas_edge.train.stepping import Stepper
 
 log = logging.getLogger(__name__)
 
-SELECTION_IMAGES = 1000
-"""Held-out images that an epoch is judged by, at most."""
-STATISTICS_IMAGES = 1024
-"""Training images that batch statistics are re-estimated from, at most."""
-SELECTION_STEPS = 10
+COLLAPSE = 0.5
+"""A warm phase whose held-out accuracy under PGD-10 falls below this share of its best has overfitted its attack."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the history: epochs count from 1, accuracies are held-out fractions, seconds of this epoch."""
+    """One line of the history: epochs count from 1, accuracies are held-out fractions, seconds of this epoch.
+
+    `attack` is the inner attack that the epoch trained with.
+    """
 
     epoch: int
     loss: float
@@ -46,6 +49,7 @@ class Epoch:
     robust: float
     learning_rate: float
     seconds: float
+    attack: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,28 @@ def fit(
     device: torch.device | str = "cpu",
     state: Path | None = None,
     progress: Callable[[Epoch, int], None] | None = None,
+    compiled: bool | None = None,
 ) -> Fitted:
     """Train `network` in place and leave it with the best epoch's averaged weights, in eval mode.
 
     `state` is the file of the training's state: written after every epoch, resumed from if it is there.
-    `progress(epoch, epochs)` is called after every epoch. Raises TrainingError when the loss is not a number.
+    `progress(epoch, epochs)` is called after every epoch. `compiled` runs the network through torch.compile; None
+    does so on a GPU. A warm phase that overfits its cheap attack (`COLLAPSE`) is ended, from its best epoch's weights.
+    Raises TrainingError when the loss is not a number, and when memory runs out again after one retry in smaller parts.
     """
     if recipe.distils and teacher is None:
         raise ValueError(f"the recipe {recipe.name} distils, so it needs a teacher")
     device = torch.device(device)
     set_fast_float()
-    run = _Run(network, data, threat, recipe, teacher, seed, device)
+    compiled = device.type == "cuda" if compiled is None else compiled
+    run = _Run(network, data, threat, recipe, teacher, seed, device, compiled)
     if state is not None and state.exists():
         run.load(state)
     while run.epoch < recipe.epochs:
         done = run.train_epoch()
-        if state is not None:
+        if state is not None and run.ranks.first:
             run.save(state)
+        run.ranks.wait()
         if progress is not None:
             progress(done, recipe.epochs)
     network.load_state_dict(run.best)
@@ -111,24 +120,18 @@ class _Run:
         teacher: nn.Module | None,
         seed: int,
         device: torch.device,
+        compiled: bool,
     ) -> None:
         self.recipe, self.seed, self.device = recipe, seed, device
-        self.threat = replace(threat, steps=recipe.attack_steps, step=recipe.step_ratio * threat.epsilon)
         self.selection_threat = replace(threat, steps=SELECTION_STEPS, step=threat.epsilon / 4)
         self.network = network.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.teacher = None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
+        self.stepper = Stepper(self.network, teacher, recipe, threat, device, compiled=compiled)
+        self.ranks = self.stepper.ranks
         self.batches = Batches(data.train, batch_size=recipe.batch_size, augmentation=data.augmentation, device=device)
         self.held_out_images = as_float(torch.from_numpy(data.held_out.images[:SELECTION_IMAGES]).to(device))
         self.held_out_labels = torch.from_numpy(data.held_out.labels[:SELECTION_IMAGES]).to(device)
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-        )
-        self.craft_dtype = crafting_dtype(device)
+        self.warm = True
         self.epoch = 0
         self.history: list[Epoch] = []
         self.best_epoch = 0
@@ -137,58 +140,61 @@ class _Run:
     def train_epoch(self) -> Epoch:
         """One pass over the data, then the averaged network's held-out accuracy."""
         started = time.perf_counter()
+        attack = attack_of_epoch(self.recipe, self.epoch, warm=self.warm)
         losses = []
         generator = seeded(self.device, self.seed, self.epoch, 1)
         for index, (images, labels) in enumerate(self.batches.epoch(self.seed, self.epoch)):
             step = self.epoch * len(self.batches) + index
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.learning_rate(step)
-            losses.append(self.train_step(images, labels, generator))
+            rate = self.learning_rate(step)
+            noise = torch.rand(images.shape, generator=generator, device=self.device).mul_(2).sub_(1)
+            part = [self.ranks.share(batch) for batch in (images, labels, noise)]
+            losses.append(self.stepper.take(attack, *part, rate=rate, whole=len(labels), harden=self.hardens))
             self.update_average(step)
-        loss = float(torch.stack(losses).mean())
+        loss = torch.stack(losses).mean()
+        self.ranks.sum_([loss])
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the training loss must stay a number, it is {loss} in epoch {self.epoch + 1}: "
+                f"the training loss must stay a number, it is {float(loss)} in epoch {self.epoch + 1}: "
                 f"try a smaller --learning-rate than {self.recipe.learning_rate} or a smaller epsilon"
             )
         reestimate_statistics(self.average, self.batches)
-        clean, robust = self.held_out_accuracy()
+        clean, robust = self.ranks.agreed(self.held_out_accuracy(), self.device)
         self.epoch += 1
-        rate = self.optimiser.param_groups[0]["lr"]
-        done = Epoch(self.epoch, loss, clean, robust, rate, time.perf_counter() - started)
+        done = Epoch(self.epoch, float(loss), clean, robust, rate, time.perf_counter() - started, attack)
         self.history.append(done)
-        if self.best_epoch == 0 or (robust, clean) >= (
-            self.history[self.best_epoch - 1].robust,
-            self.history[self.best_epoch - 1].clean,
-        ):
+        if self.best_epoch == 0 or (robust, clean) >= (self.peak.robust, self.peak.clean):
             self.best_epoch = self.epoch
             self.best = {name: value.clone() for name, value in self.average.state_dict().items()}
+        elif self.warm and done.epoch < self.recipe.warm_epochs and robust < COLLAPSE * self.peak.robust:
+            self.end_warm_phase(done)
         return done
 
-    def train_step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Craft, then one step of the weights; the loss stays on the device."""
-        soft = None
-        if self.teacher is not None and self.recipe.distils:
-            with torch.no_grad():
-                soft = self.teacher(images).softmax(dim=1)
-        self.network.eval()  # batch statistics are frozen while crafting
-        adversarial = pgd(
-            self.network,
-            images,
-            labels,
-            self.threat,
-            generator=generator,
-            loss=inner_objective(self.recipe.loss, labels, soft),
-            dtype=self.craft_dtype,
+    @property
+    def hardens(self) -> bool:
+        """Whether this epoch trains on perturbed weights too."""
+        return self.recipe.awp > 0 and self.epoch >= self.recipe.awp_after * self.recipe.epochs
+
+    @property
+    def peak(self) -> Epoch:
+        """The best epoch so far."""
+        return self.history[self.best_epoch - 1]
+
+    def end_warm_phase(self, last: Epoch) -> None:
+        """Catastrophic overfitting: go back to the best epoch's weights, and on with the recipe's full attack."""
+        log.warning(
+            "catastrophic overfitting to %s: held-out accuracy under PGD-10 fell from %.1f %% to %.1f %%; training "
+            "goes on from epoch %d with PGD-%d",
+            last.attack,
+            100 * self.peak.robust,
+            100 * last.robust,
+            self.best_epoch,
+            self.recipe.attack_steps,
         )
-        self.network.train()
-        natural = self.network(images) if self.recipe.distils else None
-        loss = training_loss(self.recipe.loss, self.network(adversarial), natural, labels, soft)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        self.optimiser.step()
-        return loss.detach()
+        self.warm = False
+        self.network.load_state_dict(self.best)
+        self.average.load_state_dict(self.best)
+        for state in self.stepper.optimiser.state.values():
+            state["momentum_buffer"].zero_()
 
     def learning_rate(self, step: int) -> float:
         """Linear rise over the warm-up, then one cosine to zero."""
@@ -217,10 +223,13 @@ class _Run:
             **{f"best.{name}": value for name, value in self.best.items()},
         }
         for index, parameter in enumerate(self.network.parameters()):
-            tensors[f"momentum.{index}"] = self.optimiser.state[parameter]["momentum_buffer"]
+            tensors[f"momentum.{index}"] = self.stepper.optimiser.state[parameter]["momentum_buffer"]
         values = {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
+            "warm": self.warm,
+            "parts": self.stepper.parts,
+            "retried": self.stepper.retried,
             "history": [asdict(epoch) for epoch in self.history],
         }
         write_state(path, tensors, values)
@@ -236,51 +245,11 @@ class _Run:
         self.best = part("best.")
         for index, parameter in enumerate(self.network.parameters()):
             buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
-            self.optimiser.state[parameter]["momentum_buffer"] = buffer
+            self.stepper.optimiser.state[parameter]["momentum_buffer"] = buffer
         self.epoch, self.best_epoch = values["epoch"], values["best_epoch"]
+        self.warm, self.stepper.parts, self.stepper.retried = values["warm"], values["parts"], values["retried"]
         self.history = [Epoch(**epoch) for epoch in values["history"]]
         log.info("training resumes after epoch %d", self.epoch)
-
-
-def crafting_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 while crafting where the hardware computes it fast (CUDA; CPUs with AVX512-BF16 or AMX), else None."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
-
-
-@torch.no_grad()
-def reestimate_statistics(network: nn.Module, batches: Batches) -> None:
-    """Replace every batch normalisation's running statistics by plain averages over clean training images."""
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    network.train()
-    for images in batches.plain(STATISTICS_IMAGES):
-        if len(images) > 1:
-            network(images)
-    network.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
-def clean_and_robust(
-    network: nn.Module, images: Tensor, labels: Tensor, threat: Threat, *, seed: int, batch_size: int = 512
-) -> tuple[float, float]:
-    """Clean accuracy and accuracy under PGD as fractions; for selection only, never a number to publish."""
-    clean = robust = 0
-    generator = seeded(images.device, seed, 0, 2)
-    network.eval()
-    for start in range(0, len(labels), batch_size):
-        part, truth = images[start : start + batch_size], labels[start : start + batch_size]
-        adversarial = pgd(network, part, truth, threat, generator=generator)
-        with torch.no_grad():
-            right = network(part).argmax(1) == truth
-            clean += int(right.sum())
-            robust += int((right & (network(adversarial).argmax(1) == truth)).sum())
-    return clean / len(labels), robust / len(labels)
 
 
 def write_history(path: Path, history: Sequence[Epoch]) -> None:
