@@ -35,7 +35,12 @@ class OnnxExporter:
     """A network as one .onnx file in fp32: checked, reproducible to the byte, with batch as a free dimension."""
 
     format = "onnx"
+    suffix = ".onnx"
     precision = "fp32"
+
+    def settings(self) -> Mapping[str, str]:
+        """The versions of the packages that write the file."""
+        return {name: _version(name) for name in ("torch", "onnx", "onnxscript")}
 
     def export(
         self,
@@ -75,7 +80,7 @@ class OnnxExporter:
     def _texts(self, model: torch.nn.Module, image: Shape, metadata: Mapping[str, str]) -> dict[str, str]:
         if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
             raise InputError(f"an ONNX file carries texts by name, got {dict(metadata)}: write other values as JSON")
-        versions = {name: _version(name) for name in ("rcnas-edge", "torch", "onnx", "onnxscript")}
+        versions = {"rcnas-edge": _version("rcnas-edge"), **self.settings()}
         return {
             "digest": weights_digest(model),
             "versions": json.dumps(versions, sort_keys=True),

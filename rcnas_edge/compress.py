@@ -55,7 +55,7 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
             console.say("a budget is NOT met by the measured artefact: see the report")
         console.say(verdict.summary())
         console.say(f"report: {page}")
-        return exit_code(verdict, met)
+        return exit_code([verdict, *pipeline.beside.verdicts()], met)
 
 
 def dry_run(setting: TaskSetting, console: Console) -> None:

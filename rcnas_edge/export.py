@@ -84,6 +84,14 @@ class Exporter(Protocol):
     """Writes a network as a file of one format, and runs such a file."""
 
     format: str
+    suffix: str
+    """What the names of its files end in, as ".onnx"."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """What a file depends on beside the network: the packages that write it, with versions, and how.
+
+        Raises MissingPackage if one of them has to be installed first.
+        """
 
     def export(
         self, model: nn.Module, path: Path, *, image: Shape, metadata: Mapping[str, str], opset: int = OPSET
@@ -91,7 +99,7 @@ class Exporter(Protocol):
         """Write the network for images (C, H, W); the file carries `metadata` and is checked against the network."""
 
     def predict(self, artefact: Artefact, *, threads: int = 1) -> Predict:
-        """The file, loaded once, as a function from images to logits."""
+        """The file, loaded once, as a function from images to logits; UncheckedError if it cannot run here."""
 
 
 def exporter(name: str) -> Exporter:
@@ -192,3 +200,10 @@ def read_artefact(path: Path) -> Artefact:
     artefact = Artefact.from_dict({"path": path, **{key: values[key] for key in keys if key in values}})
     artefact.check()
     return artefact
+
+
+def read_built(path: Path) -> dict[str, Any]:
+    """How an exported file was built, as its sidecar says it: what its exporter tells beside what every one tells."""
+    values = read_json(sidecar(path))
+    common = ("schema", "path", "format", "precision", "sha256", "bytes", "metadata")
+    return {key: value for key, value in values.items() if key not in common}

@@ -30,7 +30,7 @@ from rcnas_edge.rowgraph import check_rows, graph_of
 from rcnas_edge.space import Layer
 from rcnas_edge.specimen import difference, specimen
 from rcnas_edge.table import Table, interpolate
-from rcnas_edge.timing import Runner, Timing, open_session, reference_model, time_model
+from rcnas_edge.timing import Timing, open_session, reference_model, session_runner, time_model
 
 __all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_model"]
 
@@ -150,7 +150,7 @@ class _Measurement:
             if row.setting == self.setting:
                 self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
         self.begun = sum(entry.get("rows", 0) for entry in self._entries() if not entry.get("complete", True))
-        self.reference = Runner(reference_model(), self.threads)
+        self.reference = session_runner(reference_model(), self.threads)
         self.reference.warm(0.2, 100)
         former = [entry["reference_ms"] for entry in self.profile.provenance if entry.get("setting") == self.setting]
         self.pace = former[0] if former else float(np.median([self._reference() for _ in range(9)]))
@@ -217,7 +217,7 @@ class _Measurement:
         20th percentile, which other processes do not reach.
         """
         one, many = (
-            Runner(graph_of(specimen(kernel, count)).SerializeToString(), self.threads) for count in (1, copies)
+            session_runner(graph_of(specimen(kernel, count)).SerializeToString(), self.threads) for count in (1, copies)
         )
         one.times(10)
         once = float(np.median(many.times(10))) / 1e3
@@ -255,7 +255,7 @@ class _Measurement:
 
     def _time(self, layers: Network) -> float:
         """ms of a whole network: the median of turns with the reference kernel, as a report's number is a median."""
-        runner = Runner(graph_of(layers).SerializeToString(), self.threads)
+        runner = session_runner(graph_of(layers).SerializeToString(), self.threads)
         runner.warm(TURN_SECONDS, RUNS_PER_TURN)
         found, drifts = [], []
         for _ in range(TURNS):

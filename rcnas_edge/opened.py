@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from rcnas_edge.console import Console
+from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter
 from rcnas_edge.flags import test_indices
 from rcnas_edge.prepare import open_bench
@@ -25,7 +26,11 @@ class Opened:
 
     def check(self) -> None:
         """Resolve every name that a later stage needs, so that a misfit is told before anything is spent."""
-        exporter(self.setting.format)
+        if exporter(self.setting.format).suffix != ".onnx":
+            raise InputError(
+                "--format is a format that ONNX Runtime runs on the CPU, where candidates are timed, got "
+                f"{self.setting.format!r}: leave --format out, and write it beside with --also {self.setting.format}"
+            )
         strategy_class(self.setting.strategy)
         _ = self.recipe, self.test_indices
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from rcnas_edge.beside import Made
 from rcnas_edge.breakdown import breakdown
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.cost import QUANTITIES, show
 from rcnas_edge.errors import BudgetError, InputError, RcnasError, TrainingError
 from rcnas_edge.evaluate import Rate
+from rcnas_edge.export import Artefact, read_built
+from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.prepare import budget_table
 from rcnas_edge.space import Architecture, named
+from rcnas_edge.verdict import NOT_CHECKED
 from rcnas_edge.verify import Verdict
 
-PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
+RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx")
+PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", *RUNTIMES, "numpy")
 
 
 def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> dict[str, Any]:
@@ -84,20 +90,17 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
         }
     not_checked = []
     if "artefact" in present:
-        artefact, timing = pipeline.export(), pipeline.shipping.timing()
         verdict = pipeline.verifying.known_verdict()
-        values["artefacts"] = [
-            {
-                **artefact.to_dict(),
-                "path": artefact.path.relative_to(pipeline.opened.run.folder).as_posix(),
-                "latency": {name: value for name, value in asdict(timing).items() if name in LATENCY_FIELDS},
-                "verdict": None if verdict is None else verdict.to_dict(),
-            }
+        told = None if verdict is None else verdict.to_dict()
+        values["artefacts"] = [_artefact(pipeline, pipeline.shipping.export(), pipeline.shipping.timing(), told)]
+        values["artefacts"] += [
+            _beside(pipeline, made, verified=verdict is not None) for made in pipeline.beside.made()
         ]
         if verdict is not None:
             not_checked += list(verdict.not_checked)
             clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
+        not_checked += pipeline.beside.not_checked()
     values["not_checked"] = not_checked
     if failed is None and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
         values |= {name: before.get(name) for name in ("failed", "advice")}
@@ -145,15 +148,38 @@ def advice(pipeline: Pipeline, failed: RcnasError) -> list[str]:
 LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
 
 
+def _artefact(
+    pipeline: Pipeline, artefact: Artefact, timing: Timing | None, verdict: dict[str, Any] | None
+) -> dict[str, Any]:
+    latency = None if timing is None else asdict(timing)
+    return {
+        **artefact.to_dict(),
+        "path": artefact.path.relative_to(pipeline.opened.run.folder).as_posix(),
+        "latency": latency and {name: value for name, value in latency.items() if name in LATENCY_FIELDS},
+        "verdict": verdict,
+        "built": read_built(artefact.path),
+    }
+
+
+def _beside(pipeline: Pipeline, made: Made, *, verified: bool) -> dict[str, Any]:
+    """A file beside the artefact; one that cannot run here has a verdict that claims nothing, and says why."""
+    verdict = None if made.verdict is None else made.verdict.to_dict()
+    if made.unchecked is not None and verified:
+        rates = dict.fromkeys(("clean", "robust", "parity"))
+        terms = {"threat": str(pipeline.opened.task.threat), "n": 0, "sha256": made.artefact.sha256}
+        verdict = {"decision": NOT_CHECKED, "reasons": [made.unchecked], "flags": [], "attacks": [], **terms, **rates}
+    return _artefact(pipeline, made.artefact, made.timing, verdict)
+
+
 def budgets_met(pipeline: Pipeline) -> bool:
     """Whether the artefact keeps every budget, by the measured amounts."""
     cost = pipeline.shipping.final_cost()
     return all(budget.met(cost) for budget in pipeline.opened.bench.budgets)
 
 
-def exit_code(verdict: Verdict, met: bool) -> int:
-    """0, or the smallest of 3 (a budget was not met), 4 (gate failed) and 5 (inconclusive)."""
-    codes = [code for code in (0 if met else 3, verdict.exit_code) if code]
+def exit_code(verdicts: Iterable[Verdict], met: bool) -> int:
+    """0, or the smallest of 3 (a budget was not met), 4 (a gate failed) and 5 (inconclusive), of all attacked files."""
+    codes = [code for code in (0 if met else 3, *(verdict.exit_code for verdict in verdicts)) if code]
     return min(codes, default=0)
 
 

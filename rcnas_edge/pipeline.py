@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rcnas_edge.beside import Beside
 from rcnas_edge.checkpoint import Checkpoint
 from rcnas_edge.console import Console
 from rcnas_edge.export import Artefact
@@ -30,11 +31,13 @@ class Pipeline:
         self.fitting = Fitting(self.opened, self.searching)
         self.shipping = Shipping(self.opened, self.fitting)
         self.verifying = Verifying(self.opened, self.shipping)
+        self.beside = Beside(self.opened, self.shipping, self.verifying)
         self.seconds: dict[str, float] = {}
 
     def check(self) -> None:
         """Resolve every name that a later stage needs, so that a misfit is told before anything is spent."""
         self.opened.check()
+        self.beside.check()
 
     def dry_run(self) -> None:
         """The task, whether its budgets can be met, and a rough estimate of the time."""
@@ -61,12 +64,16 @@ class Pipeline:
         return self.fitting.train()
 
     def export(self) -> Artefact:
-        """Export the trained one, and time the file."""
-        return self.shipping.export()
+        """Export the trained one, and time the file; then the formats beside it."""
+        artefact = self.shipping.export()
+        self.beside.export()
+        return artefact
 
     def verify(self) -> Verdict:
-        """Attack the file. A verdict that was made for other gates or another level is made anew."""
-        return self.verifying.verify(again=True)
+        """Attack the files. A verdict that was made for other gates or another level is made anew."""
+        verdict = self.verifying.verify(again=True)
+        self.beside.verify(again=True)
+        return verdict
 
     def present(self) -> set[str]:
         """Which stages have their files: search, architecture, training, artefact."""

@@ -27,6 +27,9 @@ LIMITS = {
 DEFAULT_LIMITS = {"max_macs": "40%", "max_latency": "60%"}
 """Used when no budget is given at all."""
 
+AUTO, NONE = "auto", "none"
+"""Values of `also` that are no names: every other exporter that is installed, and none."""
+
 
 @dataclass(frozen=True)
 class TaskSetting:
@@ -59,6 +62,7 @@ class TaskSetting:
     batch_size: int | None = None
     learning_rate: float | None = None
     format: str = "onnx"
+    also: str = AUTO
     opset: int = 18
     level: str = "standard"
     min_robust: float | None = None

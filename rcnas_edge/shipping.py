@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rcnas_edge.fitting import Fitting
 
 
-def export_network(opened: Opened, model: nn.Module, path: Path, *, digest: str) -> Artefact:
-    """Write a network of the task as one file that says what it is."""
-    return exporter(opened.setting.format).export(
+def export_network(opened: Opened, model: nn.Module, path: Path, *, digest: str, format: str | None = None) -> Artefact:
+    """Write a network of the task as one file that says what it is; in the task's format if no other is given."""
+    return exporter(format or opened.setting.format).export(
         model,
         path,
         image=opened.task.data.image,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +81,41 @@ def time_model(
     reference kernel. The turns' medians, not single runs, decide whether the timing is stable: a run that another
     process interrupts counts in the p95, not in the verdict.
     """
+    runtime = f"{machine()['runtime']}, batch 1, sequential, all graph optimisations, denormals not flushed"
+    return time_runs(
+        lambda: session_runner(model, threads),
+        runtime=runtime,
+        provider="CPUExecutionProvider",
+        threads=threads,
+        seconds=seconds,
+        sessions=sessions,
+        warm_seconds=warm_seconds,
+        warm_runs=warm_runs,
+    )
+
+
+def time_runs(
+    open_runner: Callable[[], Runner],
+    *,
+    runtime: str,
+    provider: str,
+    threads: int = 1,
+    seconds: float = 3.0,
+    sessions: int = 3,
+    warm_seconds: float = 0.3,
+    warm_runs: int = 20,
+) -> Timing:
+    """`time_model` for whatever can be opened and run on one image: `open_runner` opens it anew for each session."""
     if seconds <= 0 or sessions < 1 or threads < 1:
         raise InputError(
             f"a timing takes seconds > 0, sessions >= 1 and threads >= 1, got {seconds}, {sessions} and {threads}"
         )
     started = time.monotonic()
-    reference = Runner(reference_model(), threads)
+    reference = session_runner(reference_model(), threads)
     turns: list[list[np.ndarray]] = []
     references: list[float] = []
     for _ in range(sessions):
-        runner = Runner(model, threads)
+        runner = open_runner()
         runner.warm(warm_seconds, warm_runs)
         reference.warm(0.0, warm_runs)
         turns.append([])
@@ -105,9 +132,9 @@ def time_model(
         p95_ms=float(np.percentile(runs, 95)),
         runs=int(runs.size),
         stable=within <= WITHIN and between <= BETWEEN,
-        runtime=f"{machine()['runtime']}, batch 1, sequential, all graph optimisations, denormals not flushed",
+        runtime=runtime,
         threads=threads,
-        provider="CPUExecutionProvider",
+        provider=provider,
         low_ms=float(np.percentile(medians, 2.5)),
         high_ms=float(np.percentile(medians, 97.5)),
         within=within,
@@ -120,21 +147,18 @@ def time_model(
 
 
 class Runner:
-    """An open session with an image to run it on."""
+    """A call that runs something open on one image, and how long it takes."""
 
-    def __init__(self, model: bytes | str | Path, threads: int) -> None:
-        self.session = open_session(model, threads)
-        feed = self.session.get_inputs()[0]
-        shape = [size if isinstance(size, int) else 1 for size in feed.shape]
-        self.feed = {feed.name: np.random.default_rng(0).random(shape, dtype=np.float32)}
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run = run
 
     def times(self, runs: int) -> np.ndarray:
         """ms of each of so many runs."""
-        run, feed, clock = self.session.run, self.feed, time.perf_counter_ns
+        run, clock = self.run, time.perf_counter_ns
         found = np.empty(runs)
         for place in range(runs):
             start = clock()
-            run(None, feed)
+            run()
             found[place] = clock() - start
         return found / 1e6
 
@@ -151,6 +175,15 @@ class Runner:
         self.times(runs)
         while time.perf_counter() < end:
             self.times(5)
+
+
+def session_runner(model: bytes | str | Path, threads: int) -> Runner:
+    """An open session with an image to run it on."""
+    session = open_session(model, threads)
+    feed = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) else 1 for size in feed.shape]
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    return Runner(partial(session.run, None, {feed.name: image}))
 
 
 def open_session(

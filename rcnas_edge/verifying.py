@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rcnas_edge.export import exporter
+from rcnas_edge.export import Artefact, exporter
 from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, write_flags
 from rcnas_edge.opened import Opened
 from rcnas_edge.shipping import Shipping
@@ -20,10 +20,10 @@ class Verifying:
     def __init__(self, opened: Opened, shipping: Shipping) -> None:
         self.opened, self.shipping = opened, shipping
 
-    def depends(self) -> dict[str, Any]:
+    def depends(self, artefact: Artefact) -> dict[str, Any]:
         """What a verdict depends on; the gates are part of it because they decide."""
         return {
-            "artefact": self.shipping.export().sha256,
+            "artefact": artefact.sha256,
             "data": self.opened.task.data.digest,
             "attack": str(self.opened.task.threat),
             "teacher": self.opened.task.teacher.digest,
@@ -33,19 +33,18 @@ class Verifying:
             "seed": self.opened.setting.seed,
         }
 
-    @property
-    def verdict_name(self) -> str:
-        return f"verdict.{self.opened.setting.format}-{self.opened.setting.precision}.json"
+    def verify(self, artefact: Artefact | None = None, *, again: bool = False) -> Verdict:
+        """Attack the artefact, or a file beside it, on test images it has never seen.
 
-    def verify(self, *, again: bool = False) -> Verdict:
-        """Attack the artefact on test images it has never seen; `again` replaces a verdict made for other terms."""
-        depends = self.depends()
+        `again` replaces a verdict made for other terms.
+        """
+        artefact = artefact or self.shipping.export()
+        name, depends = verdict_name(artefact), self.depends(artefact)
         if again:
-            self.opened.run.drop_if_other(self.verdict_name, depends)
-        done = self.opened.run.done(self.verdict_name, depends)
+            self.opened.run.drop_if_other(name, depends)
+        done = self.opened.run.done(name, depends)
         if done is not None:
             return Verdict.from_dict(done["verdict"])
-        artefact = self.shipping.export()
         test, drawn = self.opened.task.data.test, self.opened.test_indices
         reference = tuple(np.zeros(len(test), dtype=bool) for _ in range(2))
         for whole, part in zip(reference, self.teacher_flags(), strict=True):
@@ -54,7 +53,7 @@ class Verifying:
         with self.opened.console.task(f"verify: {len(drawn)} test images, {self.opened.task.threat}", 1.0) as advance:
             verdict = verify(
                 Subject(
-                    exporter(self.opened.setting.format).predict(artefact, threads=torch.get_num_threads()),
+                    exporter(artefact.format).predict(artefact, threads=torch.get_num_threads()),
                     model.to(self.opened.task.device),
                 ),
                 test.floats(),
@@ -65,16 +64,17 @@ class Verifying:
                 seed=self.opened.setting.seed,
                 name=artefact.path.name,
                 sha256=artefact.sha256,
-                arrays=self.opened.run / self.verdict_name.replace(".json", ".npz"),
+                arrays=self.opened.run / name.replace(".json", ".npz"),
                 reference_right=reference,
                 progress=lambda text, share: advance(share, text),
             )
-        self.opened.run.keep(self.verdict_name, depends, {"verdict": verdict.to_dict()})
+        self.opened.run.keep(name, depends, {"verdict": verdict.to_dict()})
         return verdict
 
-    def known_verdict(self) -> Verdict | None:
-        """The verdict, if there is one for the artefact as it is."""
-        done = self.opened.run.done(self.verdict_name, self.depends())
+    def known_verdict(self, artefact: Artefact | None = None) -> Verdict | None:
+        """The verdict, if there is one for the artefact, or a file beside it, as it is."""
+        artefact = artefact or self.shipping.export()
+        done = self.opened.run.done(verdict_name(artefact), self.depends(artefact))
         return None if done is None else Verdict.from_dict(done["verdict"])
 
     def teacher_flags(self) -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +95,8 @@ class Verifying:
             flags = attacked_flags(model, images, labels, task.threat, level=level, advance=advance)
         write_flags(self.opened.run / "teacher" / FLAGS, depends, *flags)
         return flags
+
+
+def verdict_name(artefact: Artefact) -> str:
+    """The file of the verdict on an artefact, in a run's folder."""
+    return f"verdict.{artefact.format}-{artefact.precision}.json"

@@ -64,6 +64,7 @@ ROOMS = {
     "pipeline": Room(
         7,
         also=(
+            "beside",
             "compress",
             "console",
             "fitting",
