@@ -39,7 +39,7 @@ def inherit(
 
 def _copy_normalised(copied: Copier, ours: nn.Sequential, theirs: nn.Sequential, inputs: Tensor) -> Tensor:
     """Convolution and normalisation on the channels `inputs`; returns the channels that it keeps."""
-    kept = most_important(folded_norms(*theirs[:2]), ours[0].out_channels)
+    kept = most_important(folded_norms(theirs[0], theirs[1]), ours[0].out_channels)
     copied.convolution(ours[0], theirs[0], kept, inputs)
     copied.norm(ours[1], theirs[1], kept)
     return kept
@@ -50,7 +50,8 @@ def _copy_block(copied: Copier, block: nn.Sequential, source: nn.Sequential, inp
     *their_expansion, their_depthwise, their_projection, their_norm = source
     hidden = inputs
     if expansion:
-        scores = folded_norms(*their_expansion[0][:2]) * folded_norms(*their_depthwise[:2])
+        parts = (their_expansion[0], their_depthwise)
+        scores = torch.stack([folded_norms(part[0], part[1]) for part in parts]).prod(0)
         hidden = most_important(scores, depthwise[0].out_channels)
         copied.convolution(expansion[0][0], their_expansion[0][0], hidden, inputs)
         copied.norm(expansion[0][1], their_expansion[0][1], hidden)
