@@ -82,7 +82,7 @@ SEARCH = options(
     click.option("--finalists", type=int, help="Recommended networks that are exported and timed; default 3."),
 )
 TRAIN = options(
-    click.option("--recipe", help="rslad (default) or pgd-at."),
+    click.option("--recipe", help="rslad (default) or another one of 'rcnas-edge train --list-recipes'."),
     click.option("--epochs", type=int, help="Epochs; default by recipe and data set."),
     click.option("--batch-size", type=int, help="Images in a step."),
     click.option("--learning-rate", type=float, help="Peak learning rate."),
@@ -107,6 +107,8 @@ VERIFY = options(
 def cli(verbose: bool) -> None:
     """Compress an image classifier for a device by robust architecture search, and verify the file that ships."""
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if not verbose:
+        logging.getLogger("rcnas_edge").setLevel(logging.WARNING)
 
 
 @cli.command()
@@ -144,7 +146,7 @@ def compress(task: Path | None, out: Path, dry_run: bool, **flags: Any) -> int:
 @click.option("--family", help="Network family: wrn (default), resnet or mobilenet.")
 @click.option("--network", help="wrn-28-10, robustresnet-a1, resnet-18, mobilenet-v2-0.5 ...; default the family's.")
 @ATTACK
-@click.option("--recipe", help="pgd-at (default).")
+@click.option("--recipe", help="pgd-at (default) or one of 'rcnas-edge train --list-recipes' without a teacher.")
 @click.option("--epochs", type=int, help="Epochs.")
 @click.option("--batch-size", type=int, help="Images in a step.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
@@ -177,10 +179,29 @@ def search(task: Path | None, out: Path, **flags: Any) -> int:
     return 0
 
 
+def _list_recipes(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Every recipe with what it does and where it is from."""
+    if not asked:
+        return
+    from rcnas_edge.train.recipe import RECIPES
+
+    for name, recipe in RECIPES.items():
+        click.echo(f"{name:12} {recipe.words()}\n{'':12} {recipe.source}")
+    context.exit()
+
+
 @cli.command()
 @OUT
 @TRAIN
 @click.option("--device", help="auto, cpu or cuda.")
+@click.option(
+    "--list-recipes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_recipes,
+    help="Print the recipes, each with its source, and do nothing else.",
+)
 def train(out: Path, **flags: Any) -> int:
     """Train only: the picked architecture of a run (checkpoint/)."""
     _continue(out, flags, lambda pipeline: pipeline.train())

@@ -8,10 +8,12 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 from test_train import CPU, THREAT, Tiny, quick
 from torch import nn
 from torch.nn import functional
 
+from rcnas_edge.cli import cli
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import TrainingError
 from rcnas_edge.train import fit as fitting
@@ -257,3 +259,11 @@ def test_a_compiled_network_trains_the_same(digits):
 def test_every_recipe_is_told_apart_by_its_values():
     values = [{**entry.to_dict(), "name": "", "source": ""} for entry in RECIPES.values()]
     assert all(one != other for index, one in enumerate(values) for other in values[:index])
+
+
+def test_the_command_line_lists_every_recipe_with_its_source():
+    listed = CliRunner().invoke(cli, ["train", "--list-recipes"])
+    assert listed.exit_code == 0
+    for name, entry in RECIPES.items():
+        assert f"{name} " in listed.output
+        assert entry.source in listed.output

@@ -28,7 +28,7 @@ from rcnas_edge.train.batches import Batches, as_float, seeded
 from rcnas_edge.train.crafting import attack_of_epoch
 from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust, reestimate_statistics
 from rcnas_edge.train.recipe import Recipe
-from rcnas_edge.train.stepping import Stepper
+from rcnas_edge.train.stepping import Stepper, channels_last
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class _Run:
     ) -> None:
         self.recipe, self.seed, self.device = recipe, seed, device
         self.selection_threat = replace(threat, steps=SELECTION_STEPS, step=threat.epsilon / 4)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = channels_last(network, device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.stepper = Stepper(self.network, teacher, recipe, threat, device, compiled=compiled)
         self.ranks = self.stepper.ranks

@@ -79,6 +79,19 @@ class Recipe:
         """Epochs with the warm attack."""
         return round(self.warm_share * self.epochs) if self.warm_attack else 0
 
+    def words(self) -> str:
+        """What it does, for people."""
+        full = f"PGD-{self.attack_steps}"
+        attack = full
+        if self.warm_attack:
+            rest = f", then {full}" if self.warm_share < 1 else ""
+            attack = f"{self.warm_attack.upper()} for {self.warm_share:.0%} of the epochs{rest}"
+        parts = [f"loss {self.loss}", attack, f"{self.epochs} epochs of batches of {self.batch_size}"]
+        parts += [f"beta {self.beta:g}"] if self.loss in ("trades", "mart") else []
+        parts += [f"weight perturbation {self.awp:g}"] if self.awp else []
+        parts += ["needs a teacher"] if self.distils else []
+        return ", ".join(parts)
+
     def with_(self, **changes: Any) -> Recipe:
         """The same recipe with some values changed; None leaves a value as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})

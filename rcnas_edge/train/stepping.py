@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,8 @@ class Stepper:
         compiled: bool,
     ) -> None:
         self.network, self.recipe, self.threat, self.device = network, recipe, threat, device
-        self.teacher = None if teacher is None else teacher.to(device, memory_format=torch.channels_last).eval()
-        self.forward = torch.compile(network) if compiled else network
+        self.teacher = None if teacher is None else channels_last(teacher, device).eval()
+        self.forward = cast("nn.Module", torch.compile(network)) if compiled else network
         self.ranks = Ranks.here(device)
         self.optimiser = torch.optim.SGD(
             network.parameters(),
@@ -151,6 +152,11 @@ class Stepper:
             total += loss.detach()
         self.ranks.sum_(weight.grad for weight in self.network.parameters() if weight.grad is not None)
         return total
+
+
+def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on the device, with the memory layout in which convolutions are fastest."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _out_of_memory(error: BaseException) -> bool:
