@@ -17,6 +17,8 @@ from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.space import IMAGE, Layer
 
 ENTRY_CHANNELS = 4
+OF_VECTORS = ("linear", "relu", "sigmoid", "add")
+"""What runs on vectors too, as behind a global pooling; all else of a single pixel is an image."""
 
 
 def specimen(kernel: Kernel, copies: int) -> tuple[Layer, ...]:
@@ -43,7 +45,7 @@ class _Bench:
         self.operation, self.layout, self.size, self.stride, self.groups, height, width, *channels = kernel
         self.channels, self.outputs = channels
         self.blocked, self.serial = self.layout == "blocked", 0
-        self.vector = height == width == 1
+        self.vector = height == width == 1 and self.operation in OF_VECTORS
         if self.blocked or self.operation == "to_plain":
             self.write = RowWriter((ENTRY_CHANNELS, height, width))
             entered = self.write.convolution("entry", IMAGE, self.channels, kernel=1)
