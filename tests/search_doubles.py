@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from rcnas_edge.cost import Budget, Cost
 from rcnas_edge.profile import Target
 from rcnas_edge.search.protocol import Score
@@ -99,17 +97,25 @@ def toy_accuracy(key: Sequence[float]) -> float:
 
 TABLE = "nas_robbench_201_cifar10.csv"
 OPERATIONS = ("none", "skip", "1x1", "3x3", "avg")
+Table = Mapping[tuple[int, ...], tuple[float, ...]]
 
 
 @cache
-def table() -> dict[tuple[int, ...], tuple[float, ...]]:
+def table() -> Table:
     """NAS-RobBench-201, CIFAR-10 columns: code -> accuracies; skips without RCNAS_DATA."""
+    import pytest
+
     path = Path(os.environ.get("RCNAS_DATA", "")) / TABLE
     if "RCNAS_DATA" not in os.environ or not path.is_file():
         pytest.skip(f"needs {TABLE} in the folder that RCNAS_DATA names")
+    return read_table(path)[1]
+
+
+def read_table(path: Path) -> tuple[tuple[str, ...], Table]:
+    """The names of the columns of accuracies, and the accuracies (fractions) by code."""
     with path.open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    return {tuple(map(int, row[0])): tuple(map(float, row[1:])) for row in rows}
+        header, *rows = csv.reader(file)
+    return tuple(header[1:]), {tuple(map(int, row[0])): tuple(map(float, row[1:])) for row in rows}
 
 
 class TableSpace:
@@ -118,17 +124,20 @@ class TableSpace:
     family = "table"
     genes = tuple(Gene(f"edge{index}", OPERATIONS) for index in range(6))
 
+    def __init__(self, rows: Table) -> None:
+        self.rows = rows
+
     def deployed(self, architecture: Architecture) -> Hashable:
-        return table()[architecture.picks]
+        return self.rows[architecture.picks]
 
 
 class TableBench:
     """Parameters and MACs of a code by the benchmark's published arithmetic; limit in million parameters."""
 
-    def __init__(self, limit: float) -> None:
-        self.space = TableSpace()
+    def __init__(self, limit: float, rows: Table | None = None, column: int = -1) -> None:
+        self.space = TableSpace(rows or table())
         self.teacher_cost = self.cost(Architecture((3,) * 6))
-        self.teacher_robust = table()[(3,) * 6][-1]
+        self.teacher_robust = self.space.rows[(3,) * 6][column]
         self.budgets = (Budget(Target(), "params", 1e6 * limit, f"{limit}M"),)
         self.task_vector = (math.log(1e6 * limit / self.teacher_cost.params),)
 
