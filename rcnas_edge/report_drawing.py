@@ -1,55 +1,65 @@
-"""Drawings as inline SVG, and the one function that makes every element of a page, escaped by construction.
+"""Charts on two axes as inline SVG: curves that are named where they end, dots with their read-out, whiskers.
 
-A drawing is 420 units wide: its letters stay readable on a phone of 360 pixels and are not huge on a desktop. Colours
+A drawing is 360 units wide, so that its letters are as large as drawn on a phone and not huge on a desktop. Colours
 come from the page's style, so that light and dark follow the reader; shapes differ too, for those who see no colours.
+Every drawing is one image with its content in words.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.etree.ElementTree import Element
 
-WIDTH = 420
-PLOT = (52, 412, 24, 168)
-"""Left, right, top and bottom of a chart's plotting area; the axis numbers stand outside."""
-CHART_HEIGHT = 200
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+from rcnas_edge.report_markup import element
 
-
-def element(tag: str, *children: Element | str, **attributes: object) -> Element:
-    """An element with its children; `class_` is class, an underscore in an attribute is a hyphen.
-
-    Text and attributes are escaped when the tree is written, never by hand.
-    """
-    made = Element(
-        tag, {key.rstrip("_").replace("_", "-"): _printable(str(value)) for key, value in attributes.items()}
-    )
-    for child in children:
-        if isinstance(child, Element):
-            made.append(child)
-        elif len(made):
-            made[-1].tail = (made[-1].tail or "") + _printable(child)
-        else:
-            made.text = (made.text or "") + _printable(child)
-    return made
-
-
-def _printable(text: str) -> str:
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+WIDTH = 360
+HEIGHT = 224
+LETTER = 6.0
+"""Average width of a letter at the size of the drawings' text."""
+LINE = 13
+"""Height of a line of text."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of a chart under one label; `look` is line, steps, dots, rings or star, `colour` a style class."""
+    """Points (x, y) of a chart under one label; `look` is line, steps, dots, rings, star or whiskers.
+
+    `notes` are read out where a reader points at the point of the same place; `spread` is (low, high) of each y.
+    """
 
     label: str
     points: Sequence[tuple[float, float]]
     look: str
     colour: str
+    notes: Sequence[str] = ()
+    spread: Sequence[tuple[float, float]] = ()
+
+
+def width_of(text: str) -> float:
+    """About how wide a text is drawn."""
+    return LETTER * len(text)
+
+
+def cut(text: str, room: float, *, tail: bool = False) -> str:
+    """The text, shortened in its middle to what fits into the room; with `tail` only its end is kept."""
+    most = max(3, int(room / LETTER))
+    if len(text) <= most:
+        return text
+    front = 0 if tail else (most - 1) // 2
+    return f"{text[:front]}…{text[len(text) - (most - 1 - front) :]}"
+
+
+def picture(told: str, height: float, drawn: Iterable[Element]) -> Element:
+    """One drawing with its content in words."""
+    return element("svg", *drawn, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=told)
+
+
+def figure(title: str, *parts: Element, note: str = "") -> Element:
+    """A drawing with its title above and its note below."""
+    below = [element("p", note, class_="note")] if note else []
+    return element("figure", element("figcaption", title), *parts, *below)
 
 
 def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> list[float]:
@@ -66,132 +76,167 @@ def ticks(low: float, high: float, about: int = 4, *, whole: bool = False) -> li
     return [round(index * step, max(0, 1 - digits)) for index in range(first, max(last, first + 1) + 1)]
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Where a chart's numbers lie: the ticks of both axes, and the plotting area in units of the drawing."""
+
+    x_ticks: Sequence[float]
+    y_ticks: Sequence[float]
+    left: float
+    right: float
+    top: float = 26
+    bottom: float = HEIGHT - 36
+
+    def across(self, x: float) -> float:
+        """Where an x stands."""
+        first, last = self.x_ticks[0], self.x_ticks[-1]
+        return round(self.left + (x - first) / (last - first) * (self.right - self.left), 1)
+
+    def up(self, y: float) -> float:
+        """Where a y stands; 0 is the top of the drawing."""
+        first, last = self.y_ticks[0], self.y_ticks[-1]
+        return round(self.bottom - (y - first) / (last - first) * (self.bottom - self.top), 1)
+
+    def at(self, points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Where points stand."""
+        return [(self.across(x), self.up(y)) for x, y in points]
+
+    def drawn(self, x_label: str, y_label: str) -> Iterable[Element]:
+        """Grid, numbers and names of both axes; numbers that would touch are left out."""
+        yield element("text", y_label, x=0, y=11, class_="axis")
+        for y in self.y_ticks:
+            yield element("path", d=f"M{self.left} {self.up(y)}H{self.right}", class_="grid")
+            yield element("text", f"{y:g}", x=self.left - 6, y=self.up(y) + 3.5, class_="axis end")
+        free = -math.inf
+        for x in self.x_ticks:
+            half = width_of(f"{x:g}") / 2
+            if self.across(x) - half >= free:
+                yield element("text", f"{x:g}", x=self.across(x), y=self.bottom + 16, class_="axis middle")
+                free = self.across(x) + half + 6
+        yield element("text", x_label, x=(self.left + self.right) / 2, y=HEIGHT - 4, class_="axis middle")
+
+
 def chart(
     series: Sequence[Series],
     *,
     title: str,
+    told: str,
     x_label: str,
     y_label: str,
     whole_x: bool = False,
+    y_range: tuple[float, float] | None = None,
     marker: tuple[float, str] | None = None,
+    level: tuple[float, str] | None = None,
+    note: str = "",
 ) -> Element:
-    """A chart of series on common axes, with a legend beside it; `marker` is a vertical line at x with its label."""
+    """A chart of series on common axes; `told` is what it shows, in words.
+
+    Curves and stars are named beside them, dots and rings in a key below. `marker` is a vertical line at x, `level` a
+    horizontal one at y, each with its name; `y_range` the least that the y axis spans.
+    """
     shown = [entry for entry in series if entry.points]
+    if not shown:
+        return figure(title, element("p", "There is no number to draw.", class_="missing"))
     xs = [x for entry in shown for x, _ in entry.points] + ([marker[0]] if marker else [])
-    ys = [y for entry in shown for _, y in entry.points]
-    if not ys:
-        return element("p", f"{title}: there is no number to draw.", class_="missing")
-    x_ticks, y_ticks = ticks(min(xs), max(xs), whole=whole_x), ticks(min(ys), max(ys))
-    left, right, top, bottom = PLOT
-
-    def across(x: float) -> float:
-        return round(left + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - left), 1)
-
-    def up(y: float) -> float:
-        return round(bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top), 1)
-
-    drawn = [element("text", y_label, x=2, y=12, class_="axis")]
-    for y in y_ticks:
-        drawn.append(element("path", d=f"M{left} {up(y)}H{right}", class_="grid"))
-        drawn.append(element("text", f"{y:g}", x=left - 5, y=up(y) + 4, class_="axis end"))
-    for x in x_ticks:
-        drawn.append(element("text", f"{x:g}", x=across(x), y=bottom + 15, class_="axis middle"))
-    drawn.append(element("text", x_label, x=right, y=CHART_HEIGHT - 2, class_="axis end"))
+    ys = [y for entry in shown for _, y in entry.points] + ([level[0]] if level else [])
+    ys += [y for entry in shown for pair in entry.spread for y in pair] + list(y_range or ())
+    y_ticks = ticks(min(ys), max(ys))
+    curves = [entry for entry in shown if entry.look in ("line", "steps")]
+    left = 10 + max(width_of(f"{y:g}") for y in y_ticks)
+    right = WIDTH - (10 + max(width_of(entry.label) for entry in curves) if curves else 8)
+    axes = Axes(ticks(min(xs), max(xs), whole=whole_x), y_ticks, left, right)
+    drawn = list(axes.drawn(x_label, y_label))
+    if level:
+        drawn.append(element("path", d=f"M{left} {axes.up(level[0])}H{right}", class_="marker"))
+        drawn.append(element("text", level[1], x=left + 4, y=axes.up(level[0]) - 4, class_="axis"))
     if marker:
-        drawn.append(element("path", d=f"M{across(marker[0])} {top}V{bottom}", class_="marker"))
+        drawn.extend(_marked(axes, *marker))
     for entry in shown:
-        drawn.extend(_marks([(across(x), up(y)) for x, y in entry.points], entry))
-    picture = _svg(title, CHART_HEIGHT, drawn)
-    keys = [_key(entry) for entry in shown]
-    if marker:
-        keys.append(element("span", _key_picture([element("path", d="M9 1V13", class_="marker")]), marker[1]))
-    return element("figure", element("figcaption", title), picture, element("p", *keys, class_="legend"))
+        drawn.extend(_marks(axes.at(entry.points), entry, spread=[(axes.up(a), axes.up(b)) for a, b in entry.spread]))
+    drawn.extend(_named(axes, curves))
+    for entry in shown:
+        if entry.look == "star":
+            drawn.extend(_named_stars(axes, entry))
+    keys = [_key(entry) for entry in shown if entry.look in ("dots", "rings")]
+    return figure(title, picture(f"{title}. {told}", HEIGHT, drawn), *_legend(keys), note=note)
 
 
-def _marks(points: Sequence[tuple[float, float]], entry: Series) -> Iterable[Element]:
+def _marked(axes: Axes, x: float, label: str) -> Iterable[Element]:
+    place = axes.across(x)
+    yield element("path", d=f"M{place} {axes.top - 8}V{axes.bottom}", class_="marker")
+    fits = place + 4 + width_of(label) <= WIDTH
+    position = {"x": place + 4, "class_": "axis"} if fits else {"x": place - 4, "class_": "axis end"}
+    yield element("text", label, y=axes.top - 2, **position)
+
+
+def _named(axes: Axes, curves: Sequence[Series]) -> Iterable[Element]:
+    """The names of curves where they end, moved apart where they would overlap."""
+    ends = sorted(((axes.at(entry.points[-1:])[0], entry) for entry in curves), key=lambda end: end[0][1])
+    places = [y for (_, y), _ in ends]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + LINE)
+    over = max([0.0, *(place - axes.bottom for place in places[-1:])])
+    for ((x, _), entry), place in zip(ends, places, strict=True):
+        yield element("text", entry.label, x=x + 6, y=place - over + 3.5, class_=f"name {entry.colour}")
+
+
+def _named_stars(axes: Axes, entry: Series) -> Iterable[Element]:
+    """Each above its star, or below it at the top of the drawing, inside the drawing's sides."""
+    half = width_of(entry.label) / 2
+    for x, y in axes.at(entry.points):
+        place = round(min(max(x, axes.left + half), WIDTH - half), 1)
+        height = y - 12 if y - 12 > axes.top - 4 else y + 20
+        yield element("text", entry.label, x=place, y=round(height, 1), class_=f"name halo middle {entry.colour}")
+
+
+def _marks(
+    points: Sequence[tuple[float, float]], entry: Series, spread: Sequence[tuple[float, float]] = ()
+) -> Iterable[Element]:
+    """One series at places of the drawing."""
     if entry.look in ("line", "steps") and len(points) > 1:
         path = f"M{points[0][0]} {points[0][1]}"
         for x, y in points[1:]:
             path += f"H{x}V{y}" if entry.look == "steps" else f"L{x} {y}"
         yield element("path", d=path, class_=f"curve {entry.colour}")
-    elif entry.look == "star":
-        for x, y in points:
-            yield element("path", d=f"M{x} {y - 7}l7 7l-7 7l-7 -7z", class_=f"star {entry.colour}")
-    else:
-        look = "ring" if entry.look == "rings" else "dot"
-        for x, y in points:
-            yield element("circle", cx=x, cy=y, r=3, class_=f"{look} {entry.colour}")
+        return
+    for (x, _), (low, high) in zip(points, spread, strict=False):
+        yield element("path", d=f"M{x} {low}V{high}M{x - 4} {low}h8M{x - 4} {high}h8", class_=f"whisker {entry.colour}")
+    make = _SHAPES[entry.look]
+    for index, (x, y) in enumerate(points):
+        mark = make(x, y, entry.colour)
+        if index < len(entry.notes):
+            mark.append(element("title", entry.notes[index]))
+        yield mark
+
+
+def _dot(x: float, y: float, colour: str) -> Element:
+    return element("circle", cx=x, cy=y, r=3.2, class_=f"dot {colour}")
+
+
+def _ring(x: float, y: float, colour: str) -> Element:
+    return element("circle", cx=x, cy=y, r=3, class_=f"ring {colour}")
+
+
+def _star(x: float, y: float, colour: str) -> Element:
+    return element("path", d=f"M{x} {round(y - 7, 1)}l7 7l-7 7l-7 -7z", class_=f"star {colour}")
+
+
+_SHAPES: dict[str, Callable[[float, float, str], Element]] = {
+    "line": _dot,  # a curve of one point
+    "steps": _dot,
+    "dots": _dot,
+    "whiskers": _dot,
+    "rings": _ring,
+    "star": _star,
+}
 
 
 def _key(entry: Series) -> Element:
-    span = [(1.0, 7.0), (17.0, 7.0)] if entry.look in ("line", "steps") else [(9.0, 7.0)]
-    return element("span", _key_picture(_marks(span, entry)), entry.label)
+    drawn = _marks([(7.0, 7.0)], Series(entry.label, entry.points, entry.look, entry.colour))
+    return element(
+        "span", element("svg", *drawn, viewBox="0 0 14 14", width=14, height=14, aria_hidden="true"), entry.label
+    )
 
 
-def _key_picture(drawn: Iterable[Element]) -> Element:
-    return element("svg", *drawn, viewBox="0 0 18 14", width=18, height=14, aria_hidden="true")
-
-
-def _svg(title: str, height: float, drawn: Iterable[Element]) -> Element:
-    return element("svg", *drawn, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=title)
-
-
-STAGE_GAP = 12
-BLOCK_HEIGHT = 72
-LARGEST_BLOCK = 24
-
-
-def stages(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Element:
-    """Networks one below the other, stage by stage: one bar per block, as high as the stage has channels.
-
-    `networks` maps a label to stages {"name", "depth", "width", "block"}; stages of one name stand in one column.
-    """
-    names = list(dict.fromkeys(stage["name"] for network in networks.values() for stage in network))
-    depths = dict.fromkeys(names, 1)
-    for network in networks.values():
-        for stage in network:
-            depths[stage["name"]] = max(depths[stage["name"]], stage["depth"] or 0)
-    widest = max((stage["width"] or 0 for network in networks.values() for stage in network), default=0) or 1
-    kinds = list(dict.fromkeys(stage["block"] or "?" for network in networks.values() for stage in network))
-    room = WIDTH - STAGE_GAP * (len(names) - 1)
-    # every column can hold its label; what is left goes to the deep ones
-    label_room = min(52.0, room / len(names))
-    spare = room - label_room * len(names)
-    columns = {name: label_room + spare * depth / sum(depths.values()) for name, depth in depths.items()}
-    bar = min(LARGEST_BLOCK, *(columns[name] / depths[name] for name in names))
-    drawn: list[Element] = []
-    row = BLOCK_HEIGHT + 46
-    for index, (label, network) in enumerate(networks.items()):
-        base, x = index * row + 18 + BLOCK_HEIGHT, 0.0
-        drawn.append(element("text", label, x=0, y=index * row + 12, class_="axis strong"))
-        by_name = {stage["name"]: stage for stage in network}
-        for name in names:
-            if name in by_name:
-                drawn.extend(_blocks(by_name[name], x, base, bar, widest, kinds))
-                if label_room >= 40:
-                    text = f"{_known(by_name[name]['depth'])} × {_known(by_name[name]['width'])}"
-                    drawn.append(element("text", text, x=round(x, 1), y=base + 14, class_="axis"))
-            x += columns[name] + STAGE_GAP
-        drawn.append(element("path", d=f"M0 {base}H{WIDTH}", class_="grid"))
-    title = "Blocks × channels of each stage"
-    keys = [
-        element("span", _key_picture([element("path", d="M2 1h14v12h-14z", class_=f"block block-{index % 4}")]), kind)
-        for index, kind in enumerate(kinds)
-    ]
-    picture = _svg(title, row * len(networks) - 8, drawn)
-    return element("figure", element("figcaption", title), picture, element("p", *keys, class_="legend"))
-
-
-def _blocks(
-    stage: Mapping[str, Any], x: float, base: float, bar: float, widest: int, kinds: Sequence[str]
-) -> Iterable[Element]:
-    height = max(3.0, (stage["width"] or 0) / widest * BLOCK_HEIGHT)
-    look = f"block block-{kinds.index(stage['block'] or '?') % 4}"
-    gap = min(2.0, bar / 4)
-    for index in range(stage["depth"] or 0):
-        left = round(x + index * bar, 1)
-        yield element("path", d=f"M{left} {base}v{-height:.1f}h{bar - gap:.1f}v{height:.1f}z", class_=look)
-
-
-def _known(value: int | None) -> str:
-    return "?" if value is None else str(value)
+def _legend(keys: Sequence[Element]) -> list[Element]:
+    return [element("p", *keys, class_="legend")] if keys else []

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from rcnas_edge.report_drawing import Series, chart, element, stages
+from rcnas_edge.report_bars import Meter, columns, meters, stages
+from rcnas_edge.report_curves import search, training
+from rcnas_edge.report_markup import element
+from rcnas_edge.report_verdict import artefacts
 from rcnas_edge.report_words import (
     COUNTED,
     FLOPS_NOTE,
@@ -14,9 +17,8 @@ from rcnas_edge.report_words import (
     WORDS,
     amount,
     duration,
+    facts,
     flat,
-    interval,
-    pairs,
     percent,
     plain,
     share,
@@ -25,12 +27,8 @@ from rcnas_edge.report_words import (
 )
 
 Content = Mapping[str, Any]
-EXPLAINED = {
-    "robust": "what was asked is met, and nothing speaks against the numbers",
-    "not robust": "what was asked is not met",
-    "inconclusive": "the numbers are there, and something speaks against relying on them",
-    "not checked": "nothing is claimed about robustness",
-}
+MOST_ROWS = 24
+"""Kernels that are shown one by one; more are gathered into their blocks."""
 
 
 def task(content: Content) -> list[Element]:
@@ -40,7 +38,7 @@ def task(content: Content) -> list[Element]:
     rows = [(name, words) for name, words in rows if name != "seed"]  # said once, below
     for target in content["targets"] or []:
         rows.append(("target", f"{target['profile']}/{target['precision']}/{target['threads']}"))
-    return [pairs([*rows, ("seed", str(content["seed"]))])]
+    return [facts([*rows, ("seed", str(content["seed"]))])]
 
 
 def budgets(content: Content) -> list[Element]:
@@ -59,7 +57,9 @@ def budgets(content: Content) -> list[Element]:
         heading = (WORDS.get(row["name"], row["name"]), "; ".join(part for part in (row["target"], asked) if part))
         rows.append((heading, cells[0], amount(teacher, unit), *cells[1:], yes_or_no(row["met"])))
     head = ("Budget", "Limit", "Teacher", "Cheapest found", "Predicted", "Measured", "Met")
-    found = [table(head, rows, cards=True)]
+    drawn = [meter for row in content["budgets"] if (meter := _meter(row))]
+    found = [meters(drawn, title="Spent of what was allowed")] if drawn else []
+    found.append(table(head, rows, label="Budgets"))
     for row in content["budgets"]:
         if row["name"] == "latency" and row["predicted"] and row["measured"]:
             off = 100 * (row["measured"] / row["predicted"] - 1)
@@ -69,245 +69,119 @@ def budgets(content: Content) -> list[Element]:
     return [*found, element("p", f"All budgets hold at once. {FLOPS_NOTE} 1 kB = 1000 bytes.", class_="note")]
 
 
+def _meter(row: Mapping[str, Any]) -> Meter | None:
+    """A budget on the scale of the teacher; the cheapest network where there is no student yet."""
+    teacher, limit = row["teacher"], row["limit"]
+    spent = row["predicted"] if row["measured"] is None else row["measured"]
+    if not teacher or limit is None or (spent is None and row["cheapest"] is None):
+        return None
+    unit = "" if row["name"] in COUNTED else row["unit"]
+    name = WORDS.get(row["name"], row["name"])
+    if spent is None:
+        words = f"cheapest {amount(row['cheapest'], unit)}, limit {amount(limit, unit)}"
+        return Meter(f"{name}: no student yet", row["cheapest"] / teacher, words, "quiet", limit / teacher)
+    sign = {True: "✓", False: "✗ over", None: ""}[row["met"]]
+    predicted = row["predicted"] / teacher if row["predicted"] is not None and row["measured"] is not None else None
+    words = f"{amount(spent, unit)} of {amount(limit, unit)} {sign}".strip()
+    return Meter(name, spent / teacher, words, "two" if row["met"] is False else "one", limit / teacher, predicted)
+
+
 def cost(content: Content) -> list[Element]:
-    """Every quantity of student and teacher, by target: MACs and time side by side."""
+    """Every quantity of student and teacher, by target: MACs and time side by side, then kernel by kernel."""
     found: list[Element] = []
     teachers = (content["teacher"] or {}).get("cost") or {}
-    for target, student in content["cost"].items():
-        teacher = teachers.get(target) or {}
-        rows = []
+    for index, (target, student) in enumerate(content["cost"].items()):
+        student, teacher = student or {}, teachers.get(target) or {}
+        measured = _measured(content) if index == 0 else None
+        values = {name: student.get(name) for name in UNITS}
+        rows, drawn = [], []
         for name, unit in UNITS.items():
-            value, whole = (student or {}).get(name), teacher.get(name)
-            ratio = percent(value / whole) if value is not None and whole else ""
+            value, whole = values[name], teacher.get(name)
             words = (amount(number, "" if name in COUNTED else unit) for number in (whole, value))
-            rows.append((WORDS[name], *words, ratio))
-        found += [element("h3", target), table(("", "Teacher", "Student", "Student / teacher"), rows)]
-        if student and student["latency"] is not None and student["measured"] is not None:
+            rows.append((WORDS[name], *words, percent(value / whole) if value is not None and whole else ""))
+            if name == "latency" and measured is not None:
+                ratio = percent(measured / whole) if whole else ""
+                rows.append(("latency, measured", amount(whole, unit), amount(measured, unit), ratio))
+        shown = {"MACs": (values["macs"], teacher.get("macs")), "parameters": (values["params"], teacher.get("params"))}
+        shown |= {name: (values[key], teacher.get(key)) for name, key in (("size of the file", "size"), ("peak memory", "memory"))}  # noqa: E501  # fmt: skip
+        time = values["latency"] if measured is None else measured
+        shown["time, predicted" if measured is None else "time, measured"] = (time, teacher.get("latency"))
+        for name, (value, whole) in shown.items():
+            if value is not None and whole:
+                drawn.append(Meter(name, value / whole, percent(value / whole), _shade(name)))
+        pictures = [meters(drawn, title="Student in per cent of the teacher", note=_faster(shown))] if drawn else []
+        if index == 0 and (content["architecture"] or {}).get("layers"):
+            pictures.append(_layers(content["architecture"]["layers"]))
+        found.append(element("h3", target))
+        if pictures:
+            found.append(element("div", *pictures, class_="pair"))
+        found.append(table(("", "Teacher", "Student", "Student / teacher"), rows, label=f"Cost on {target}"))
+        if student.get("latency") is not None and student.get("measured") is not None:
             covered = f"{percent(student['measured'])} of the predicted latency rests on measured rows."
             found.append(element("p", covered, class_="note"))
-    found.append(element("p", f"{FLOPS_NOTE} Latency is predicted here; fewer MACs need not be faster.", class_="note"))
+    found.append(element("p", f"{FLOPS_NOTE} Fewer MACs need not be faster.", class_="note"))
     return found
 
 
+def _measured(content: Content) -> float | None:
+    """The median latency of the first file that was timed, ms."""
+    timed = next((entry["latency"] for entry in content["artefacts"] or [] if entry["latency"]), None)
+    return timed["p50_ms"] if timed else None
+
+
+def _shade(name: str) -> str:
+    return "two" if name.startswith("time") else "one" if name == "MACs" else "quiet"
+
+
+def _faster(shown: Mapping[str, tuple[float | None, float | None]]) -> str:
+    """How the share of the MACs and the share of the time go together, in one sentence."""
+    macs = shown["MACs"]
+    time = next(pair for name, pair in shown.items() if name.startswith("time"))
+    if not all(macs) or not all(time):
+        return ""
+    fewer, faster = macs[1] / macs[0], time[1] / time[0]  # type: ignore[operator]
+    return f"{fewer:.2g} times fewer MACs make it {faster:.2g} times as fast."
+
+
+def _layers(layers: Sequence[Mapping[str, Any]]) -> Element:
+    """Each kernel's, or block's, share of the MACs beside its share of the predicted time."""
+    title, rows = "Kernel by kernel", [(row["name"], row["macs"], row["latency_ms"]) for row in layers]
+    while len(rows) > MOST_ROWS:
+        gathered = _gathered(rows)
+        if len(gathered) == len(rows):
+            break
+        title, rows = "Block by block", gathered
+    macs, time = sum(row[1] for row in rows), sum(row[2] or 0.0 for row in rows)
+    shares = [
+        (name, part / macs if macs else None, None if ms is None or not time else ms / time) for name, part, ms in rows
+    ]
+    note = "Shares of the student's MACs and of its predicted time, as the runtime fuses its layers."
+    return columns(shares, ("MACs", "time"), title=title, note=note)
+
+
+def _gathered(rows: Sequence[tuple[str, int, float | None]]) -> list[tuple[str, int, float | None]]:
+    """Rows whose names agree up to their last dot as one, at the place of the first."""
+    deepest = max(name.count(".") for name, _, _ in rows)
+    found: dict[str, tuple[int, float | None]] = {}
+    for name, macs, ms in rows:
+        block = name.rpartition(".")[0] if deepest and name.count(".") == deepest else name
+        before = found.get(block, (0, 0.0))
+        found[block] = (before[0] + macs, None if ms is None or before[1] is None else before[1] + ms)
+    return [(name, *values) for name, values in found.items()]
+
+
 def architecture(content: Content) -> list[Element]:
-    """The student's stages beside the teacher's."""
+    """The student's stages inside the teacher's."""
     network = content["architecture"]
     student, teacher = network["stages"] or [], network["teacher_stages"] or []
     found = [element("p", f"{network['name']}, of the family {network['family']}.")]
     if student or teacher:
-        label = (content["teacher"] or {}).get("name")
-        rows_of = {f"teacher {label}" if label else "teacher": teacher, f"student {network['name']}": student}
-        found.append(stages({name: shown for name, shown in rows_of.items() if shown}))
-        by_name = [{stage["name"]: stage for stage in shown} for shown in (teacher, student)]
-        rows = []
-        for name in dict.fromkeys(stage["name"] for stage in [*teacher, *student]):
-            pair = [shown.get(name, {}) for shown in by_name]
-            rows.append((name, *(_beside(*(stage.get(key) for stage in pair)) for key in ("depth", "width", "block"))))
-        found.append(table(("Stage", "Blocks", "Channels", "Block"), rows))
-        found.append(element("p", "Teacher → student where they differ.", class_="note"))
+        found.append(stages(teacher, student))
     else:
         found.append(element("p", "Its stages were not given.", class_="missing"))
     if network["options"]:
-        found.append(element("p", "Options picked: ", element("code", plain(network["options"]))))
+        found += [element("h3", "Options picked"), facts(flat(network["options"]))]
     return found
-
-
-def _beside(teacher: Any, student: Any) -> str:
-    words = ["none" if value is None else str(value) for value in (teacher, student)]
-    return words[0] if words[0] == words[1] else " → ".join(words)
-
-
-def search(content: Content) -> list[Element]:
-    """What was judged: best so far against evaluations, and accuracy against computation."""
-    searched = content["search"]
-    tried = [(number, entry) for number, entry in enumerate(searched["candidates"], start=1)]
-    within = sum(entry["feasible"] for _, entry in tried)
-    words = (
-        f"Strategy {searched['strategy']}, judge {searched['judge']}: {plain(searched['evaluations'])} architectures "
-        f"judged in {duration(searched['seconds'])}; {within} of the {len(tried)} candidates are within the budgets."
-    )
-    scored = [(number, 100 * score, entry) for number, entry in tried if (score := _score(entry)) is not None]
-    best: list[tuple[float, float]] = []
-    for number, score, entry in scored:
-        if entry["feasible"]:
-            best.append((number, max(score, best[-1][1] if best else score)))
-    if best:
-        best.append((len(tried), best[-1][1]))
-    by_number = [((number, score), entry) for number, score, entry in scored]
-    by_macs = [
-        ((entry["cost"]["macs"] / 1e6, score), entry)
-        for _, score, entry in scored
-        if (entry["cost"] or {}).get("macs") is not None
-    ]
-    y_label = "robust accuracy on held-out images by the judge, %"
-    curve = Series("best so far within the budgets", best, "steps", "one")
-    charts = [
-        chart(
-            [curve, *_candidates(by_number)], title="Search curve", x_label="evaluations", y_label=y_label, whole_x=True
-        )
-    ]
-    if by_macs:
-        title = "What accuracy costs (1 MAC = 2 FLOPs)"
-        charts.append(chart(_candidates(by_macs), title=title, x_label="M MACs for one image", y_label=y_label))
-    note = "The judge ranks candidates, before the final training; its numbers are not the verdict."
-    return [element("p", words), element("div", *charts, class_="pair"), element("p", note, class_="note")]
-
-
-def _score(candidate: Mapping[str, Any]) -> float | None:
-    return (candidate["score"] or {}).get("robust")
-
-
-def _candidates(placed: Sequence[tuple[tuple[float, float], Mapping[str, Any]]]) -> list[Series]:
-    return [
-        Series("within the budgets", [point for point, entry in placed if entry["feasible"]], "dots", "one"),
-        Series("over a budget", [point for point, entry in placed if not entry["feasible"]], "rings", "quiet"),
-        Series("chosen", [point for point, entry in placed if entry["chosen"]], "star", "two"),
-    ]
-
-
-def training(content: Content) -> list[Element]:
-    """How the student was trained: its curves and its recipe."""
-    trained = content["training"]
-    kept, recipe = trained["best_epoch"], trained["recipe"]
-    words = f"{plain(trained['epochs'])} epochs in {duration(trained['seconds'])}."
-    if kept is not None:
-        words += f" Epoch {kept} was kept, by robust accuracy on held-out images."
-    found = [element("p", words)]
-    if trained["history"] is None:
-        found.append(element("p", "The history of this training was not given.", class_="missing"))
-    else:
-        marker = None if kept is None else (float(kept), f"kept: epoch {kept}")
-        accuracy = [
-            Series("clean", _column(trained["history"], "clean", 100), "line", "two"),
-            Series("under attack", _column(trained["history"], "robust", 100), "line", "one"),
-        ]
-        loss = [Series("training loss", _column(trained["history"], "loss", 1), "line", "one")]
-        title = "Accuracy on held-out images"
-        charts = [
-            chart(accuracy, title=title, x_label="epoch", y_label="%", whole_x=True, marker=marker),
-            chart(loss, title="Training loss", x_label="epoch", y_label="loss", whole_x=True, marker=marker),
-        ]
-        found.append(element("div", *charts, class_="pair"))
-    if isinstance(recipe, Mapping):
-        return [*found, element("h3", "Recipe"), pairs(flat(recipe))]
-    return [*found, element("p", f"Recipe: {plain(recipe)}.")]
-
-
-def _column(history: Sequence[Mapping[str, float | None]], name: str, scale: float) -> list[tuple[float, float]]:
-    """(epoch, number) wherever the history has both."""
-    pairs = [(row.get("epoch"), row.get(name)) for row in history]
-    return [(epoch, scale * value) for epoch, value in pairs if epoch is not None and value is not None]
-
-
-def artefacts(content: Content) -> list[Element]:
-    """Each file that ships: its digest, its measured latency and its verdict."""
-    if not content["artefacts"]:
-        return [element("p", "No artefact was made.")]
-    found: list[Element] = []
-    for artefact in content["artefacts"]:
-        found.append(element("h3", artefact["path"]))
-        found.append(
-            element(
-                "p",
-                f"{artefact['format']}, {artefact['precision']}, {amount(artefact['bytes'], 'bytes')} "
-                f"({artefact['bytes']} bytes). sha256 ",
-                element("code", artefact["sha256"]),
-            )
-        )
-        found.append(element("p", _timed(artefact["latency"])))
-        if artefact["verdict"] is None:
-            found.append(element("p", "This file was not attacked: nothing is claimed about it.", class_="missing"))
-        else:
-            found += _verdict(artefact["verdict"], content["teacher"] or {})
-    return found
-
-
-def _timed(latency: Mapping[str, Any] | None) -> str:
-    if latency is None:
-        return "Its latency was not measured."
-    steady = {True: "timing was stable", False: "timing was NOT stable", None: "stability not known"}
-    runs = f", {latency['runs']} runs" if latency["runs"] else ""
-    where = ", ".join(part for part in (latency["runtime"], latency["provider"]) if part) or "an unnamed runtime"
-    tail = f"95th percentile {amount(latency['p95_ms'], 'ms')}{runs}"
-    return (
-        f"One image takes {amount(latency['p50_ms'], 'ms')} (median; {tail}) on {where}, "
-        f"threads: {plain(latency['threads'])}; {steady[latency['stable']]}."
-    )
-
-
-def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Element]:
-    colour = {"robust": "good", "not robust": "bad"}.get(verdict["decision"], "unsure")
-    found = [
-        element(
-            "p",
-            "Verdict: ",
-            element("strong", verdict["decision"], class_=colour),
-            f": {EXPLAINED[verdict['decision']]}. {_terms(verdict)}.",
-        )
-    ]
-    if verdict["reasons"]:
-        found.append(element("ul", *(element("li", reason) for reason in verdict["reasons"])))
-    found.append(table(("Rate", "Value [95 % interval]"), _rates(verdict, teacher)))
-    if verdict["parity_fault"]:
-        found.append(element("p", f"Parity failed: {verdict['parity_fault']}.", class_="bad"))
-    attacks = [
-        (
-            attack["name"],
-            attack["source"],
-            _rate(attack["robust"]),
-            *(f"{attack[key]:,}" if attack[key] is not None else "not known" for key in ("forwards", "backwards")),
-            duration(attack["seconds"]),
-        )
-        for attack in verdict["attacks"]
-    ]
-    if attacks:
-        head = ("Attack", "Made on", "Still right", "Forwards", "Backwards", "Time")
-        found.append(table(head, attacks, cards=True))
-        note = (
-            "Every attack's images are shown to the artefact, whatever they were made on; still right is after that "
-            "attack and all above it. Forwards and backwards count images pushed through the network."
-        )
-        found.append(element("p", note, class_="note"))
-    else:
-        found.append(element("p", "No attack was run.", class_="missing"))
-    if verdict["flags"]:
-        found.append(element("p", "Flags raised (signs that the attack may have been misled):", class_="unsure"))
-        found.append(element("ul", *(element("li", flag) for flag in verdict["flags"])))
-    else:
-        found.append(element("p", "No flag of masked gradients was raised."))
-    return found
-
-
-def _terms(verdict: Mapping[str, Any]) -> str:
-    """On which terms the attacks ran, as far as the verdict says."""
-    terms = [f"Threat {verdict['threat']}", f"n = {verdict['n']} test images"]
-    terms += [f"{name} {verdict[name]}" for name in ("level", "seed") if verdict[name] is not None]
-    return ", ".join(terms)
-
-
-def _rates(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """Rows: the artefact's rates, those of the networks it is held against, and what it loses against each."""
-    rows: list[tuple[Any, Any]] = [
-        ("clean", _rate(verdict["clean"])),
-        (("robust", "worst case over every attack and source"), _rate(verdict["robust"])),
-        (("parity", "artefact and trained network agree"), _rate(verdict["parity"])),
-    ]
-    against = {"trained network": verdict["checkpoint"], "teacher": verdict["reference"] or {**teacher, "loss": None}}
-    for name, other in against.items():
-        if other and other.get("robust"):
-            rows += [(f"{name}, {kind}", _rate(other[kind])) for kind in ("clean", "robust")]
-            if other["loss"]:
-                rows.append(((f"lost against the {name}", "robust accuracy, same images"), _lost(other["loss"])))
-    return rows
-
-
-def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
-    return percent(rate["value"] if rate else None), interval(rate)
-
-
-def _lost(loss: Mapping[str, Any]) -> tuple[str, str]:
-    value, low, high = (f"{100 * loss[name]:.1f}" for name in ("value", "low", "high"))
-    return f"{value} points", f"[{low}, {high}]"
 
 
 def not_checked(content: Content) -> list[Element]:
@@ -320,24 +194,24 @@ def not_checked(content: Content) -> list[Element]:
 def times(content: Content) -> list[Element]:
     """How long each stage took."""
     rows = [(stage, duration(value)) for stage, value in content["seconds"].items()]
-    return [table(("Stage", "Time"), rows)] if rows else [element("p", "No time was recorded.")]
+    return [facts(rows)] if rows else [element("p", "No time was recorded.")]
 
 
 def versions(content: Content) -> list[Element]:
     """What it was made with, to make it again."""
     rows = [(name, plain(version)) for name, version in content["versions"].items()]
-    return [pairs([("seed", str(content["seed"])), *rows])]
+    return [facts([("seed", str(content["seed"])), *rows])]
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Content], list[Element]]], ...] = (
-    ("Task", "task", task),
-    ("Budgets", "budgets", budgets),
-    ("Cost beside the teacher", "cost", cost),
-    ("Architecture beside the teacher", "architecture", architecture),
+    ("Is it robust?", "artefacts", artefacts),
+    ("Is it within the budgets?", "budgets", budgets),
+    ("What it costs", "cost", cost),
+    ("Architecture", "architecture", architecture),
     ("Search", "search", search),
     ("Training", "training", training),
-    ("Artefacts and verdicts", "artefacts", artefacts),
     ("What was not checked", "not_checked", not_checked),
+    ("What was asked", "task", task),
     ("Times", "seconds", times),
     ("Versions and seed", "versions", versions),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from rcnas_edge.report_drawing import element
+from rcnas_edge.report_markup import element
 
 FLOPS_NOTE = "1 MAC (multiply-accumulate) = 2 FLOPs."
 UNITS = {"latency": "ms", "macs": "MACs", "flops": "FLOPs", "params": "parameters", "size": "bytes", "memory": "bytes"}
@@ -14,6 +14,15 @@ COUNTED = ("macs", "flops", "params")
 """Quantities that their own name is the unit of."""
 JOINED = "\N{NO-BREAK SPACE}"
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+NORMS = {"linf": "L∞"}
+SIGNS = {
+    "robust": ("✓", "good"),
+    "not robust": ("✗", "bad"),
+    "inconclusive": ("?", "unsure"),
+    "not checked": ("–", "unsure"),
+    "did not finish": ("✗", "bad"),
+}
+"""What stands before a decision, and its colour."""
 WORDS = {
     "latency": "latency, one image",
     "macs": "MACs",
@@ -25,11 +34,11 @@ WORDS = {
 
 
 def amount(value: float | None, unit: str) -> str:
-    """An amount with its unit for people, e.g. 2.41 M MACs, which no line break divides; 1 kB = 1000 bytes."""
+    """An amount with its unit for people, e.g. 2.41 M MACs or 48 µs, which no line break divides; 1 kB = 1000 bytes."""
     if value is None:
         return "not known"
     if unit == "ms":
-        return f"{_three_digits(value)}{JOINED}ms"
+        return f"{_three_digits(1000 * value)}{JOINED}µs" if 0 < value < 0.1 else f"{_three_digits(value)}{JOINED}ms"
     # the next prefix from 999.5 on, because three digits round to 1000 there
     size, prefix = next(((size, name) for size, name in PREFIXES if value >= 0.9995 * size), (1.0, ""))
     words = f"{prefix}B" if unit == "bytes" else f"{prefix}{JOINED}{unit}"
@@ -63,37 +72,48 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def ball(threat: str) -> str:
+    """What an attacker may do, for people: linf:8/255:10 is "L∞, ε = 8/255"; anything else as it is."""
+    norm, _, rest = threat.partition(":")
+    epsilon = rest.partition(":")[0]
+    return f"{NORMS[norm]}, ε{JOINED}={JOINED}{epsilon}" if norm in NORMS and epsilon else threat
+
+
+def decision(words: str) -> Element:
+    """A verdict's decision as a sign, a word and a colour."""
+    sign, colour = SIGNS.get(words, ("?", "unsure"))
+    return element("span", f"{sign}{JOINED}{words}", class_=f"badge {colour}")
+
+
 def share(value: float | None, whole: float | None) -> str:
     """The value in per cent of the teacher's, or nothing."""
     return f"{100 * value / whole:.1f} % of the teacher" if value is not None and whole else ""
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, cards: bool = False) -> Element:
-    """A table; a cell is text, an element or (text, small text). With cards, a row is a card on narrow screens."""
-    top = element("thead", element("tr", *(element("th", label, scope="col") for label in head)))
-    return element("table", top, _rows(head[1:], rows), class_="cards" if cards else "plain")
-
-
-def pairs(rows: Iterable[tuple[str, Any]]) -> Element:
-    """A table of names and what they stand for."""
-    return element("table", _rows(("",), rows), class_="pairs")
-
-
-def _rows(labels: Sequence[str], rows: Iterable[Sequence[Any]]) -> Element:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, label: str) -> Element:
+    """A table that scrolls sideways where it is too wide; a cell is text, an element or (text, small text)."""
+    top = element("thead", element("tr", *(element("th", name, scope="col") for name in head)))
     body = element("tbody")
-    for row in rows:
-        first, *rest = (cell if isinstance(cell, tuple) else (cell, "") for cell in row)
+    for first, *rest in rows:
         line = element("tr", element("th", *_cell(first), scope="row"))
-        for label, cell in zip(labels, rest, strict=True):
-            line.append(element("td", *_cell(cell), data_label=label))
+        for cell in rest:
+            long = isinstance(cell, str) and len(cell) > 40
+            line.append(element("td", *_cell(cell), **({"class_": "wrap"} if long else {})))
         body.append(line)
-    return body
+    return element("div", element("table", top, body), class_="scroll", role="region", aria_label=label, tabindex=0)
 
 
-def _cell(cell: tuple[Any, str]) -> list[Element]:
-    text, small = cell
+def _cell(cell: Any) -> list[Element]:
+    text, small = cell if isinstance(cell, tuple) else (cell, "")
     parts = [text if isinstance(text, Element) else element("span", text)] if text != "" else []
     return [*parts, element("small", small)] if small else parts
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Element:
+    """Names and what they stand for, in as many columns as there is room for."""
+    return element(
+        "dl", *(element("div", element("dt", name), element("dd", words)) for name, words in rows), class_="facts"
+    )
 
 
 def yes_or_no(good: bool | None) -> Element:
@@ -128,3 +148,9 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(plain(entry) for entry in value) or "none"
     return str(value)
+
+
+def points(difference: float) -> str:
+    """A difference of two fractions in points, with its sign."""
+    value = f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{'±0.0' if value[1:] == '0.0' else value}{JOINED}points"

@@ -58,7 +58,20 @@ ROOMS = {
     "deploy": Room(5, never=("torch", "torchvision", "onnx", "sklearn")),
     "report": Room(
         6,
-        also=("report_drawing", "report_fields", "report_html", "report_schema", "report_sections", "report_words"),
+        also=(
+            "report_bars",
+            "report_curves",
+            "report_drawing",
+            "report_fields",
+            "report_head",
+            "report_html",
+            "report_markup",
+            "report_schema",
+            "report_sections",
+            "report_style",
+            "report_verdict",
+            "report_words",
+        ),
         never=("torch", "numpy"),
     ),
     "pipeline": Room(

@@ -20,7 +20,8 @@ from rcnas_edge.evaluate import Rate
 from rcnas_edge.report import report, write_report
 from rcnas_edge.report_drawing import ticks
 from rcnas_edge.report_schema import SCHEMA, fields
-from rcnas_edge.report_words import amount, duration
+from rcnas_edge.report_style import DARK, LETTERS, LIGHT
+from rcnas_edge.report_words import amount, ball, duration, points
 
 TARGET = "host/fp32/1"
 
@@ -65,6 +66,9 @@ def run_values() -> dict[str, Any]:
             "loss": 1.9 * math.exp(-epoch / 12) + 0.35 + draw.gauss(0, 0.01),
             "clean": 0.97 - 0.75 * math.exp(-epoch / 6),
             "robust": 0.76 - 0.66 * math.exp(-epoch / 9) + draw.gauss(0, 0.008),
+            "learning_rate": 0.1 * math.cos(math.pi * epoch / 80),
+            "seconds": 1.2,
+            "attack": "n-fgsm" if epoch <= 26 else "pgd-10",
         }
         for epoch in range(1, 41)
     ]
@@ -101,6 +105,15 @@ def run_values() -> dict[str, Any]:
         "seed": 0,
         "classes": 10,
         "drift": {"clean_max": 3.1e-7, "clean_mean": 8.0e-8, "adversarial_max": 4.4e-7, "adversarial_mean": 9.0e-8},
+        "eps_sweep": [
+            {"epsilon": epsilon, "attack": attack, "robust": Rate(hits, total).to_dict()}
+            for epsilon, attack, hits, total in (
+                (0.0, "no attack", 474, 500),
+                (0.05, "apgd-ce, 40 steps", 174, 200),
+                (0.1, "every attack of the verdict", 364, 500),
+                (0.2, "apgd-ce, 40 steps", 48, 200),
+            )
+        ],
         "parity_fault": "",
         "checkpoint": {
             "clean": Rate(474, 500).to_dict(),
@@ -178,6 +191,16 @@ def run_values() -> dict[str, Any]:
                 {"name": "stage2", "depth": 2, "width": 64, "block": "basic"},
                 {"name": "stage3", "depth": 2, "width": 128, "block": "basic"},
             ],
+            "layers": [
+                {"name": name, "kind": kind, "macs": macs, "params": params, "latency_ms": ms, "measured": True}
+                for name, kind, macs, params, ms in (
+                    ("stem", "conv", 9_216, 144, 0.03),
+                    ("stages.0.0.to_blocked", "to_blocked", 0, 0, 0.008),
+                    ("stages.0.0.conv1", "conv+batchnorm+relu", 1_213_984, 120_469, 0.102),
+                    ("stages.1.0.conv1", "conv+batchnorm+relu", 1_213_984, 120_469, 0.12),
+                    ("overhead", "overhead", 0, 0, 0.012),
+                )
+            ],
             "depths": [1, 2, 1],
         },
         "cost": {TARGET: student_cost},
@@ -208,6 +231,7 @@ def run_values() -> dict[str, Any]:
                 "precision": "fp32",
                 "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
                 "bytes": 985_344,
+                "built": {"opset": 18, "batch sizes": [1, 5, 16]},
                 "latency": {
                     "p50_ms": 0.284,
                     "p95_ms": 0.311,
@@ -271,6 +295,7 @@ def test_every_value_comes_back_from_json_and_flops_are_two_macs(tmp_path: Path)
     content, _ = write(tmp_path, values)
     assert content.pop("schema") == 1
     assert content.pop("failed") is None
+    assert content.pop("advice") is None
     for costs in (values["cost"], values["teacher"]["cost"]):
         costs[TARGET]["flops"] = 2 * costs[TARGET]["macs"]
     assert content == values
@@ -286,22 +311,28 @@ def test_writing_twice_gives_the_same_bytes_and_a_report_is_its_own_input(tmp_pa
 def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
     _, page = write(tmp_path, run_values())
     for words in (
-        "wrn 1-2-1 x 32-40-56", "Made from the teacher wrn-16-2", "asked: 40%", "2.44 M MACs", "38.1 % of the teacher",
-        "4.87 M FLOPs", "1 MAC = 2 FLOPs", "0.284 ms", "+4.4 % off the predicted one", "✓ yes", "72.8 %",
-        "[68.7, 76.5] of n = 500", "74.2 %", "apgd-t", "checkpoint", "334,800",
+        "wrn 1-2-1 x 32-40-56", "made from the teacher  wrn-16-2", "asked: 40%", "2.44 M MACs",
+        "38.1 % of the teacher",
+        "4.87 M FLOPs", "1 MAC (multiply-accumulate) = 2 FLOPs", "0.284 ms", "+4.4 % off the predicted one", "✓ yes", "72.8 %",
+        "[68.7, 76.5] of n = 500", "74.2 %", "apgd-t", "checkpoint", "334,800", "✓ robust",
+        "Robust: 72.8 % [68.7, 76.5] of 500 test images stay right under every attack tried (L∞, ε = 0.1/1).",
+        "teacher 74.2 %, −1.4 points", "✓ asked ≤ 0.426 ms (60%)", "predicted 0.272 ms", "✓ 2 of 2",
+        "2.6 times fewer MACs make it 2.5 times as fast", "apgd-ce, 40 steps, on 200 images",
         "No flag of masked gradients was raised", "AutoAttack's FAB was not run", "2.15.0", "1 min 56 s",
-        "basic → robust", "64 → 40", "Epoch 36 was kept", "40 architectures judged", "linf:0.1/1:10", "9f86d0818",
+        "basic → robust", "64 → 40", "Epoch 36 was kept", "batch sizes 1, 5, 16",
+        "Attacked by n-fgsm up to epoch 26, then by pgd-10", "40 architectures judged", "linf:0.1/1:10", "9f86d0818",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.open == []
-    assert len(re.findall(r"\bseed\b", page.text)) == 4, (
-        "in the task, the verdict, a heading and the versions, once each"
+    assert len(re.findall(r"\bseed\b", page.text)) == 5, (
+        "in the task, the verdict, a link and its heading and the versions, once each"
     )
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:
     _, page = write(tmp_path, run_values())
-    assert page.fetched == ["report.json"]
+    assert page.fetched.pop() == "report.json"
+    assert [link.removeprefix("#") for link in page.fetched] == page.ids, "a link for every section"
     assert not {"script", "link", "img", "iframe", "object", "embed", "use", "image", "base"} & set(page.tags)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//|url\(|@import|@font-face|\son\w+=", html)
@@ -345,7 +376,9 @@ def test_a_file_name_that_is_no_unicode_is_written_all_the_same(tmp_path: Path) 
     assert content["task"]["data_root"] == "/data/\udcff"
 
 
-SECTIONS = [name for name, field in SCHEMA.fields.items() if field.optional and name not in ("targets", "failed")]
+SECTIONS = [
+    name for name, field in SCHEMA.fields.items() if field.optional and name not in ("targets", "failed", "advice")
+]
 
 
 @pytest.mark.parametrize("failed", [None, "training failed: the loss is not a number at epoch 3"])
@@ -358,20 +391,25 @@ def test_any_section_may_be_missing_and_the_page_says_so(tmp_path: Path, section
     content, page = write(tmp_path, values)
     assert content[section] is None
     if section == "teacher":  # it has no section of its own: it stands beside the student
-        assert "Made from" not in page.text
+        assert "made from" not in page.text
         return
     assert section in page.ids
-    reason = f"the run ended before it ({failed})" if failed else "this stage has not been run"
+    reason = "the run ended before it" if failed else "this stage has not been run"
     assert page.text.count(f"Not there: {reason}.") == 1
     assert ("This run did not finish" in page.text) == bool(failed)
+    assert (failed or "What ended it") in page.text or not failed
 
 
 def test_a_run_that_failed_at_once_still_has_its_report(tmp_path: Path) -> None:
     failed = "a budget must be satisfiable, the cheapest has 0.3 M MACs: raise --max-macs"
-    content, page = write(tmp_path, {"task": {"dataset": "digits"}, "seed": 7, "failed": failed})
+    advice = ["Raise --max-macs from 1% to 0.3 M MACs or more."]
+    content, page = write(tmp_path, {"task": {"dataset": "digits"}, "seed": 7, "failed": failed, "advice": advice})
     assert list(content) == ["schema", *SCHEMA.fields]
-    assert page.text.count(failed) == 1 + sum(section not in ("teacher",) for section in SECTIONS)
-    assert "not checked" in page.text
+    assert page.text.count(failed) == 1
+    assert page.text.count("Not there: the run ended before it") == len(SECTIONS) - 1, "the teacher has no section"
+    for words in ("✗ did not finish", "What ended it", "What to try", advice[0]):
+        assert words in page.text
+    assert "robust:" not in page.text
     assert "digits" in page.text
 
 
@@ -588,17 +626,19 @@ def test_the_search_curve_is_the_running_best_of_what_is_within_the_budgets(tmp_
     # 30 % at first; the 90 % over the budget does not count; then 50 % to the end (up is a smaller number)
     assert len(heights) == 3
     assert heights[0] == heights[1] == heights[2] < start
+    assert "rises from 30.0 % to 50.0 %" in html
 
 
 def test_a_student_without_stages_and_a_search_without_candidates_are_told(tmp_path: Path) -> None:
     values = run_values()
+    del values["architecture"]["layers"]
     del values["architecture"]["stages"], values["architecture"]["teacher_stages"], values["training"]["history"]
     values["search"]["candidates"] = []
     values["artefacts"][0]["verdict"] = values["artefacts"][0]["latency"] = None
     values["budgets"] = []
     _, page = write(tmp_path, values)
     for words in (
-        "Its stages were not given", "there is no number to draw", "history of this training was not given",
+        "Its stages were not given", "There is no number to draw", "history of this training was not given",
         "This file was not attacked", "Its latency was not measured", "No budget was asked for",
     ):  # fmt: skip
         assert words in page.text, words
@@ -608,7 +648,8 @@ def test_a_student_without_stages_and_a_search_without_candidates_are_told(tmp_p
     ("value", "unit", "words"),
     [
         (2_437_184, "MACs", "2.44 M MACs"), (999_600, "bytes", "1 MB"), (985_344, "bytes", "985 kB"),
-        (12, "bytes", "12 B"), (0.0712, "ms", "0.0712 ms"), (1234.5, "ms", "1234 ms"),
+        (12, "bytes", "12 B"), (0.0712, "ms", "71.2 µs"), (0.1, "ms", "0.1 ms"),
+        (0, "ms", "0 ms"), (1234.5, "ms", "1234 ms"),
         (5_243_000_000, "MACs", "5.24 G MACs"),
         (0, "parameters", "0 parameters"), (None, "ms", "not known"),
     ],
@@ -631,3 +672,156 @@ def test_ticks_are_round_and_cover_the_range() -> None:
         assert found[0] <= low
         assert found[-1] >= high
         assert 2 <= len(found) <= 8
+
+
+def test_words_of_a_threat_and_of_a_difference() -> None:
+    assert ball("linf:8/255:10").replace("\N{NO-BREAK SPACE}", " ") == "L∞, ε = 8/255"
+    assert ball("something else") == "something else"
+    found = [points(value).replace("\N{NO-BREAK SPACE}", " ") for value in (0.0123, -0.004, 0.0001, -0.0001)]
+    assert found == ["+1.2 points", "−0.4 points", "±0.0 points", "±0.0 points"]
+
+
+# how it looks
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb, as WCAG 2.2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [LIGHT, DARK])
+def test_letters_and_marks_stand_out_in_both_schemes(scheme: dict[str, str]) -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for name in LETTERS:
+        for ground in ("paper", "panel"):
+            assert contrast(scheme[name], scheme[ground]) >= 4.5, (name, ground)
+    for name in ("one", "two", "faint", "ink"):
+        assert contrast(scheme[name], scheme["track"]) >= 3, "a bar on the teacher's track"
+    assert set(LIGHT) == set(DARK)
+
+
+def test_every_drawing_says_in_words_what_it_shows(tmp_path: Path) -> None:
+    write_report(tmp_path, run_values())
+    html = (tmp_path / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    drawings = re.findall(r"<svg ([^>]*)>", html)
+    told = [found[1] for opened in drawings if (found := re.search('aria-label="([^"]*)"', opened))]
+    assert len(told) == 10
+    assert all('role="img"' in opened or 'aria-hidden="true"' in opened for opened in drawings)
+    for words in (
+        "Accuracy on test images. robust, this file: 72.8 %; robust, trained network: 72.8 %; robust, teacher: 74.2 %",
+        "ε = 0.05: 87.0 % [81.6, 91.0] of n = 200, apgd-ce, 40 steps",
+        "stage3: 2 → 1 blocks, 128 → 56 channels, basic → robust",
+        "MACs: 38.1 %; parameters: 34.9 %",
+        "stages.0.0.to_blocked: MACs 0.0 %, time 2.9 %; stages.0.0.conv1: MACs 49.8 %, time 37.5 %",
+        "MACs: 2.44 M of 2.56 M ✓; latency, one image: 0.284 ms of 0.426 ms ✓",
+        "clean from", "loss from", "evaluation 1",
+    ):  # fmt: skip
+        assert any(words in text for text in told) or words in html, words
+
+
+def test_the_student_stands_inside_the_teacher(tmp_path: Path) -> None:
+    """One bar per block, on the same places, as high as the channels say: 128 of 128 is the whole height of 96."""
+    write_report(tmp_path, run_values())
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    bars = re.findall(r'd="M([\d.]+) ([\d.]+)v-([\d.]+)h([\d.]+)v[\d.]+z" class="(within|block block-\d)"', html)
+    teacher = [(float(x), float(height)) for x, _, height, _, look in bars if look == "within"]
+    student = [(float(x), float(height)) for x, _, height, _, look in bars if look != "within"]
+    assert [height for _, height in teacher] == [24, 24, 48, 48, 96, 96]
+    assert [height for _, height in student] == [24, 30, 30, 42]
+    assert {x for x, _ in student} < {x for x, _ in teacher}
+    assert [look for *_, look in bars if look != "within"] == ["block block-0"] * 3 + ["block block-1"]
+
+
+def test_the_sweep_shows_the_verdict_apart_and_every_interval(tmp_path: Path) -> None:
+    write_report(tmp_path, run_values())
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    drawn = html[html.index("Robust accuracy against epsilon</figcaption>") :]
+    drawn = drawn[: drawn.index("</figure>")]
+    assert drawn.count('class="whisker') == 4
+    assert drawn.count('class="star two"') == 1
+    assert drawn.count("<circle") == 3
+    (axis,) = re.findall(r'd="M([\d.]+) ([\d.]+)H([\d.]+)" class="marker"', drawn)
+    top, bottom = 26, 188
+    assert float(axis[1]) == pytest.approx(bottom - 0.1 * (bottom - top)), "guessing among ten classes is 10 %"
+
+
+def test_a_threat_in_255ths_has_an_axis_in_255ths(tmp_path: Path) -> None:
+    values = run_values()
+    verdict = values["artefacts"][0]["verdict"]
+    verdict["threat"] = "linf:8/255:10"
+    for point, epsilon in zip(verdict["eps_sweep"], (0, 4, 8, 16), strict=True):
+        point["epsilon"] = epsilon / 255
+    _, page = write(tmp_path, values)
+    assert "ε, in 1/255" in page.text
+    assert "ε = 4: 87.0 %" in page.text
+    assert "ε = 8/255" in page.text
+
+
+def test_deep_networks_are_gathered_into_blocks_that_keep_the_sums(tmp_path: Path) -> None:
+    values = run_values()
+    values["architecture"]["layers"] = [
+        {"name": f"stages.0.{block}.{layer}", "kind": "conv", "macs": 10, "params": 1, "latency_ms": 0.01,
+         "measured": True}
+        for block in range(10) for layer in ("a", "b", "c", "d")
+    ]  # fmt: skip
+    _, page = write(tmp_path, values)
+    assert "Block by block" in page.text
+    assert page.text.count("10.0 % of the MACs") == 10
+    assert "stages.0.9.d" not in page.text
+
+
+def test_several_files_stand_side_by_side_and_each_has_its_verdict(tmp_path: Path) -> None:
+    values = run_values()
+    engine = copy.deepcopy(values["artefacts"][0])
+    engine |= {"path": "artefacts/model.engine", "format": "tensorrt", "precision": "fp16", "sha256": "b" * 64}
+    engine["verdict"] |= {
+        "decision": "not checked", "reasons": ["there is no such device here"], "clean": None, "robust": None,
+        "parity": None, "attacks": [], "eps_sweep": [], "checkpoint": None, "reference": None, "sha256": "b" * 64,
+    }  # fmt: skip
+    engine["latency"] = None
+    values["artefacts"].insert(0, engine)
+    _, page = write(tmp_path, values)
+    for words in ("artefacts/model.engine", "– not checked", "there is no such device here", "No attack was run"):
+        assert words in page.text, words
+    assert "Robust: 72.8 %" in page.text, "the top speaks of the file that was attacked"
+
+
+@pytest.mark.parametrize("decision", ["not robust", "inconclusive", "not checked"])
+def test_a_decision_is_a_sign_and_a_word_and_a_colour(tmp_path: Path, decision: str) -> None:
+    values = run_values()
+    values["artefacts"][0]["verdict"]["decision"] = decision
+    _, page = write(tmp_path, values)
+    sign = {"not robust": "✗", "inconclusive": "?", "not checked": "–"}[decision]
+    assert f"{sign} {decision}" in page.text
+    assert "✓ robust" not in page.text
+
+
+def test_names_of_any_length_stay_inside_their_drawing(tmp_path: Path) -> None:
+    values = run_values()
+    long = "a_very_long_name_that_nobody_would_give_to_a_stage_of_a_network_but_somebody_did"
+    for stage in values["architecture"]["stages"]:
+        stage["name"] = stage["block"] = long + stage["name"]
+    values["architecture"]["layers"][0]["name"] = long
+    _, _page = write(tmp_path, values)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert long in html, "the text alternative has the whole name"
+    assert all(len(text) < 40 for text in re.findall(r'class="axis[^"]*">([^<]*)</text>', html) if "_" in text)
+
+
+def test_twenty_stages_have_room(tmp_path: Path) -> None:
+    values = run_values()
+    many = [{"name": f"cell {n}", "depth": 3, "width": 16 * (n + 1), "block": "mixed"} for n in range(20)]
+    values["architecture"] |= {"stages": many, "teacher_stages": []}
+    _, _page = write(tmp_path, values)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count('class="block block-0"') == 61, "three bars each, and the key"
+    places = [float(x) for x in re.findall(r'd="M([\d.]+) [\d.]+v-[\d.]+h[\d.]+v[\d.]+z" class="block', html)]
+    assert places == sorted(places)
+    assert places[-1] < 360
