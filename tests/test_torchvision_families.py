@@ -426,7 +426,7 @@ def test_a_clip_that_no_convolution_takes_is_plain(after: str, tmp_path: Path) -
 @pytest.mark.parametrize("size", [8, 64])
 @small
 def test_every_kernel_of_a_student_can_be_measured(network: Published, size: int, tmp_path: Path) -> None:
-    """Each is inside the planned grid, and each kind has a specimen that runs as counted; helpers, single pixels too."""
+    """Each is inside the grid, and each kind has a specimen that runs as counted; helpers and single pixels too."""
     runtime = runtime_here()
     needed = [
         kernel

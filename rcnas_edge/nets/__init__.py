@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 class NetworkConfig(Protocol):
     """Everything that is needed to build one network, as a frozen value."""
 
-    image: Shape
-    classes: int
+    @property
+    def image(self) -> Shape:
+        """(C, H, W)."""
+
+    @property
+    def classes(self) -> int:
+        """How many it tells apart, the length of the logits."""
 
     @property
     def name(self) -> str:

@@ -12,6 +12,9 @@ from rcnas_edge.space import Shape
 class Normalize(nn.Module):
     """(x - mean) / std per channel, so that attacks and epsilons stay in pixel units."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

@@ -46,8 +46,8 @@ class MobileNet(nn.Module):
         self.apply(_initialise)
 
     @property
-    def stages(self) -> list[nn.Sequential]:
-        """The blocks of each stage."""
+    def stages(self) -> list[Any]:
+        """The blocks of each stage, in sequence."""
         starts = [1 + sum(self.config.depths[:stage]) for stage in range(len(self.config.depths))]
         return [self.features[start : start + depth] for start, depth in zip(starts, self.config.depths, strict=True)]
 

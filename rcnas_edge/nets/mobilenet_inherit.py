@@ -7,7 +7,7 @@ Batch statistics are copied; the caller re-estimates them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,11 @@ def inherit(
             _copy_block(copied, block.conv, source.conv, kept if position == 0 else out, out)
         kept = out
     kept = _copy_normalised(copied, student.features[-1], parent.features[-1], kept)
-    copied.linear(student.classifier[1], parent.classifier[1], kept)
+    copied.linear(cast(nn.Linear, student.classifier[1]), cast(nn.Linear, parent.classifier[1]), kept)
     return copied.share(student)
 
 
-def _copy_normalised(copied: Copier, ours: nn.Sequential, theirs: nn.Sequential, inputs: Tensor) -> Tensor:
+def _copy_normalised(copied: Copier, ours: Any, theirs: Any, inputs: Tensor) -> Tensor:
     """Convolution and normalisation on the channels `inputs`; returns the channels that it keeps."""
     kept = most_important(folded_norms(theirs[0], theirs[1]), ours[0].out_channels)
     copied.convolution(ours[0], theirs[0], kept, inputs)
@@ -45,7 +45,7 @@ def _copy_normalised(copied: Copier, ours: nn.Sequential, theirs: nn.Sequential,
     return kept
 
 
-def _copy_block(copied: Copier, block: nn.Sequential, source: nn.Sequential, inputs: Tensor, out: Tensor) -> None:
+def _copy_block(copied: Copier, block: Any, source: Any, inputs: Tensor, out: Tensor) -> None:
     *expansion, depthwise, projection, norm = block
     *their_expansion, their_depthwise, their_projection, their_norm = source
     hidden = inputs

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from rcnas_edge.nets import mobilenet_rows
 from rcnas_edge.nets.mobilenet_rows import MobileNetConfig, divisible
 from rcnas_edge.nets.ratios import RATIOS, RatioSpace, scaled_depth, stem_stride_gene
-from rcnas_edge.space import Gene, Option
+from rcnas_edge.space import Gene
 
 LEAST_EXPANSION = 2
 
@@ -37,7 +38,7 @@ def scaled_width(channels: int, ratio: float) -> int:
 
 
 @lru_cache(maxsize=65536)
-def scaled(base: MobileNetConfig, options: tuple[Option, ...]) -> MobileNetConfig:
+def scaled(base: MobileNetConfig, options: tuple[Any, ...]) -> MobileNetConfig:
     """The base with the options of its space's genes."""
     stem_stride, stem_ratio, *stages, head_ratio = options
     return replace(

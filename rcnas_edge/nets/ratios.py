@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rcnas_edge import nets
-from rcnas_edge.space import Architecture, Gene, Layer, Option, Shape, named
+from rcnas_edge.space import Architecture, Gene, Layer, Shape, named
 
 if TYPE_CHECKING:
     import torch
@@ -42,15 +42,15 @@ def stem_stride_gene(stride: int, image: Shape) -> Gene:
 class RatioSpace:
     """The sub-networks of a base network; the base itself is the architecture of first picks.
 
-    `scaled` makes the configuration of the options that an architecture picks, in the order of the genes, and `rows`
-    its layers; both are asked 10^5 times in a search and remember what they gave.
+    `scaled(base, options)` is the configuration of the options that an architecture picks, in the order of the genes,
+    and `rows(config)` its layers; both are asked 10^5 times in a search and remember what they gave.
     """
 
     family: str
     base: nets.NetworkConfig
     genes: tuple[Gene, ...]
-    scaled: Callable[[Any, tuple[Option, ...]], nets.NetworkConfig]
-    rows: Callable[[Any], tuple[Layer, ...]]
+    scaled: Callable[..., Any]
+    rows: Callable[..., tuple[Layer, ...]]
 
     def config(self, architecture: Architecture) -> Any:
         """The network that an architecture stands for."""

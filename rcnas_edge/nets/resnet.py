@@ -48,9 +48,9 @@ class ResNet(nn.Module):
         self.apply(_initialise)
 
     @property
-    def stages(self) -> tuple[nn.Sequential, ...]:
-        """layer1 to layer4."""
-        return self.layer1, self.layer2, self.layer3, self.layer4
+    def stages(self) -> list[Any]:
+        """layer1 to layer4, each a sequence of blocks."""
+        return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.config.depths))]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes)."""

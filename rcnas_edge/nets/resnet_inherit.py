@@ -7,10 +7,10 @@ copied; the caller re-estimates them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rcnas_edge.nets.resnet_rows import ResNetConfig
 from rcnas_edge.nets.slices import Copier, folded_norms, most_important
@@ -46,14 +46,14 @@ def _streams(student_config: ResNetConfig, parent: ResNet) -> list[Tensor]:
     return [most_important(scores, count) for scores, count in zip((stem, *stages), counts, strict=True)]
 
 
-def _written(block: nn.Module) -> Tensor:
+def _written(block: Any) -> Tensor:
     """The importance (channels,) that a block gives to the channels of the stream it writes to."""
     conv, norm = (block.conv3, block.bn3) if hasattr(block, "conv3") else (block.conv2, block.bn2)
     scores = folded_norms(conv, norm)
     return scores if block.downsample is None else scores + folded_norms(*block.downsample)
 
 
-def _copy_block(copied: Copier, block: nn.Module, source: nn.Module, inputs: Tensor, out: Tensor) -> None:
+def _copy_block(copied: Copier, block: Any, source: Any, inputs: Tensor, out: Tensor) -> None:
     first = most_important(folded_norms(source.conv1, source.bn1), block.conv1.out_channels)
     copied.convolution(block.conv1, source.conv1, first, inputs)
     copied.norm(block.bn1, source.bn1, first)

@@ -42,8 +42,8 @@ class ResNetConfig:
     `image` is (C, H, W); `mean` and `std` (per channel, of pixels in [0, 1]) are applied inside the network.
     """
 
-    depths: tuple[int, int, int, int]
-    widths: tuple[int, int, int, int]
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
     bottleneck: bool
     image: Shape
     classes: int
@@ -106,7 +106,7 @@ def network(name: str, *, image: Shape, classes: int, mean: tuple[float, ...], s
     depths, bottleneck = RESNETS[int(match[1])]
     stem = match[2] or default_stem(image)
     return ResNetConfig(
-        depths,  # type: ignore[arg-type]
+        depths,
         WIDTHS,
         bottleneck,
         image=image,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from rcnas_edge.nets import resnet_rows
 from rcnas_edge.nets.ratios import RATIOS, RatioSpace, scaled_depth, scaled_width, stem_stride_gene
 from rcnas_edge.nets.resnet_rows import ResNetConfig
-from rcnas_edge.space import Gene, Option
+from rcnas_edge.space import Gene
 
 
 def resnet_space(base: ResNetConfig) -> RatioSpace:
@@ -25,7 +26,7 @@ def resnet_space(base: ResNetConfig) -> RatioSpace:
 
 
 @lru_cache(maxsize=65536)
-def scaled(base: ResNetConfig, options: tuple[Option, ...]) -> ResNetConfig:
+def scaled(base: ResNetConfig, options: tuple[Any, ...]) -> ResNetConfig:
     """The base with the options of its space's genes."""
     stem_stride, *rest = options
     return replace(

@@ -6,6 +6,8 @@ A channel's importance is the L1 norm of the filters that produce it, summed ove
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,12 @@ def folded_norms(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
 
     The normalisation undoes any scale of the filter before it, so a bare filter's norm would say nothing.
     """
-    return filter_norms(conv) * norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+    return filter_norms(conv) * norm.weight.abs() / (_statistics(norm)[1] + norm.eps).sqrt()
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Running mean and variance, (channels,) each."""
+    return cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
 
 
 def most_important(scores: Tensor, count: int) -> Tensor:
@@ -60,8 +67,8 @@ class Copier:
         if kept is not None:
             self.assign(ours.weight, theirs.weight[kept])
             self.assign(ours.bias, theirs.bias[kept])
-            ours.running_mean.copy_(theirs.running_mean[kept])
-            ours.running_var.copy_(theirs.running_var[kept])
+            for our_values, their_values in zip(_statistics(ours), _statistics(theirs), strict=True):
+                our_values.copy_(their_values[kept])
 
     def linear(self, ours: nn.Linear, theirs: nn.Linear, kept: Index) -> None:
         """A classifier on the features `kept`, where it tells the same number of classes."""

@@ -99,8 +99,9 @@ class WideResNet(nn.Module):
             block = RobustBlock if robust else BasicBlock
             stage = nn.Sequential()
             for position in range(depth):
-                stage.append(block(channels, planes, stride if position == 0 else 1))
-                channels = stage[-1].channels
+                made = block(channels, planes, stride if position == 0 else 1)
+                stage.append(made)
+                channels = made.channels
             self.stages.append(stage)
         self.norm = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, config.classes)

@@ -6,16 +6,17 @@ its fresh weights. Batch statistics are copied; the caller re-estimates them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rcnas_edge.nets.slices import Copier, Index, filter_norms, most_important
 from rcnas_edge.nets.wrn_rows import CARDINALITY, SCALES, WrnConfig
 
 if TYPE_CHECKING:
-    from rcnas_edge.nets.wrn import BasicBlock, RobustBlock, WideResNet
+    from rcnas_edge.nets.wrn import WideResNet
 
 
 @torch.no_grad()
@@ -24,7 +25,8 @@ def inherit(student: WideResNet, student_config: WrnConfig, parent: WideResNet, 
     copied = Copier()
     kept: Index = torch.arange(min(student_config.stem_channels, parent_config.stem_channels))
     copied.convolution(student.stem, parent.stem, kept, torch.arange(student_config.image[0]))
-    for stage, (ours, theirs) in enumerate(zip(student.stages, parent.stages, strict=True)):
+    stages: Iterable[tuple[Any, Any]] = zip(student.stages, parent.stages, strict=True)
+    for stage, (ours, theirs) in enumerate(stages):
         if student_config.robust[stage] != parent_config.robust[stage]:
             kept = None
             continue
@@ -38,7 +40,7 @@ def inherit(student: WideResNet, student_config: WrnConfig, parent: WideResNet, 
     return copied.share(student)
 
 
-def _copy_block(copied: Copier, block: nn.Module, source: nn.Module, inputs: Index, out: Tensor) -> None:
+def _copy_block(copied: Copier, block: Any, source: Any, inputs: Index, out: Tensor) -> None:
     if block.shortcut is not None and source.shortcut is not None:
         copied.convolution(block.shortcut, source.shortcut, out, inputs)
     if hasattr(block, "convs"):
@@ -47,14 +49,14 @@ def _copy_block(copied: Copier, block: nn.Module, source: nn.Module, inputs: Ind
         _copy_basic(copied, block, source, inputs, out)
 
 
-def _copy_basic(copied: Copier, block: BasicBlock, source: BasicBlock, inputs: Index, out: Tensor) -> None:
+def _copy_basic(copied: Copier, block: Any, source: Any, inputs: Index, out: Tensor) -> None:
     middle = most_important(filter_norms(source.conv1) * source.norm2.weight.abs(), block.conv1.out_channels)
     copied.convolution(block.conv1, source.conv1, middle, inputs)
     copied.norm(block.norm2, source.norm2, middle)
     copied.convolution(block.conv2, source.conv2, out, middle)
 
 
-def _copy_robust(copied: Copier, block: RobustBlock, source: RobustBlock, inputs: Index, out: Tensor) -> None:
+def _copy_robust(copied: Copier, block: Any, source: Any, inputs: Index, out: Tensor) -> None:
     """The same channels of every scale, so that the hierarchical sums still meet their partners."""
     scores = filter_norms(source.conv1).view(SCALES, CARDINALITY, -1).sum(0)
     per_group = block.width // CARDINALITY
@@ -76,7 +78,7 @@ def _copy_robust(copied: Copier, block: RobustBlock, source: RobustBlock, inputs
     copied.assign(block.excite.weight, source.excite.weight[out][:, hidden])
 
 
-def _stage_importance(stage: nn.Sequential) -> Tensor:
+def _stage_importance(stage: Any) -> Tensor:
     """Of the channels of the residual stream of a stage: every block adds to them."""
     total = torch.zeros(stage[-1].channels)
     for block in stage:

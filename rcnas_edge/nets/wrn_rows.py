@@ -40,9 +40,9 @@ class WrnConfig:
     `image` is (C, H, W); `mean` and `std` (per channel, of pixels in [0, 1]) are applied inside the network.
     """
 
-    depths: tuple[int, int, int]
-    widths: tuple[int, int, int]
-    robust: tuple[bool, bool, bool]
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    robust: tuple[bool, ...]
     image: Shape
     classes: int
     mean: tuple[float, ...]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from rcnas_edge.nets import wrn_rows
 from rcnas_edge.nets.ratios import RATIOS, RatioSpace, scaled_depth, scaled_width, stem_stride_gene
 from rcnas_edge.nets.wrn_rows import WrnConfig
-from rcnas_edge.space import Gene, Option
+from rcnas_edge.space import Gene
 
 
 def wrn_space(base: WrnConfig) -> RatioSpace:
@@ -29,7 +30,7 @@ def wrn_space(base: WrnConfig) -> RatioSpace:
 
 
 @lru_cache(maxsize=65536)
-def scaled(base: WrnConfig, options: tuple[Option, ...]) -> WrnConfig:
+def scaled(base: WrnConfig, options: tuple[Any, ...]) -> WrnConfig:
     """The base with the options of its space's genes."""
     stem_stride, *rest = options
     depth_ratios, width_ratios, robust = rest[0::3], rest[1::3], rest[2::3]
