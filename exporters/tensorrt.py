@@ -40,11 +40,16 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Built:
-    """A serialised engine, the image (C, H, W) it takes, the types it computes in, and what the builder warned of."""
+    """A serialised engine, the image (C, H, W) it takes, the types it computes in, and what the builder warned of.
+
+    The two flags are as network and configuration had them when it was built.
+    """
 
     serialised: bytes
     image: Shape
     proof: Proof
+    strongly_typed: bool
+    tf32: bool
     warnings: tuple[str, ...]
 
 
@@ -61,8 +66,6 @@ class TensorRtExporter:
             "builder": f"{trt.__name__} {trt.__version__}",
             "compute_capabilities": targets(trt),
             "batch": dict(BATCH),
-            "strongly_typed": True,
-            "tf32": False,
         }
 
     def export(
@@ -99,7 +102,8 @@ class TensorRtExporter:
         write_whole(path, lambda aside: aside.write_bytes(built.serialised))
         artefact = Artefact.of(path, format=self.format, precision=built.proof.precision)
         texts = {**metadata, "versions": _with_builder(metadata, trt)}
-        write_sidecar(artefact, texts, **settings, **asdict(built.proof), warnings=list(built.warnings), **loaded)
+        told = {"strongly_typed": built.strongly_typed, "tf32": built.tf32, "warnings": list(built.warnings)}
+        write_sidecar(artefact, texts, **settings, **told, **asdict(built.proof), **loaded)
         return artefact
 
     def predict(self, artefact: Artefact, *, threads: int = 1) -> Predict:
@@ -174,7 +178,14 @@ def build_engine(trt: Any, graph: bytes, batch: Mapping[str, int]) -> Built:
         raise InputError(
             f"TensorRT builds an engine of the network that it has read, of this one it does not: {first_error(log)}"
         )
-    return Built(bytes(serialised), (image[0], image[1], image[2]), proof, tuple(log.warnings))
+    return Built(
+        bytes(serialised),
+        (image[0], image[1], image[2]),
+        proof,
+        strongly_typed=network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
+        tf32=config.get_flag(trt.BuilderFlag.TF32),
+        warnings=tuple(log.warnings),
+    )
 
 
 def load(trt: Any, serialised: bytes) -> Engine:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
-from rcnas_edge.export import Artefact, exporter, read_artefact
+from rcnas_edge.export import Artefact, exporter, read_artefact, sidecar
 from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened
 from rcnas_edge.plugins import EXPORTERS, registered
@@ -167,11 +167,11 @@ class Beside:
         except MissingPackage:
             if there:  # written where the package was
                 return
-            path.unlink(missing_ok=True)
+            _remove(path)
             raise
         if there and known is not None and known["depends"] == depends:
             return
-        path.unlink(missing_ok=True)  # of another network or setting: it must not outlive its record
+        _remove(path)  # of another network or setting: it must not outlive its record
         model, _ = self.shipping.fitting.train().build()
         artefact = export_network(self.opened, model, path, digest=depends["weights"], format=name)
         self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes")
@@ -199,6 +199,11 @@ class Beside:
             return
         self._keep(name, known["depends"], {**known, "timing": asdict(timing), "unchecked": None})
         self.opened.console.say(f"{artefact.path.name}: {timing.p50_ms:.3f} ms on {timing.provider}")
+
+
+def _remove(path: Path) -> None:
+    for left in (path, sidecar(path)):
+        left.unlink(missing_ok=True)
 
 
 def _record_name(name: str) -> str:

@@ -49,7 +49,7 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
             raise
         pipeline.seconds["all"] = time.perf_counter() - started
         run.keep_setting(setting)
-        verdict, met = pipeline.verify(), budgets_met(pipeline)
+        verdict, met = pipeline.verifying.verify(), budgets_met(pipeline)
         page = tell(pipeline)
         if not met:
             console.say("a budget is NOT met by the measured artefact: see the report")
