@@ -231,13 +231,44 @@ def verify(out: Path, **flags: Any) -> int:
 
 
 @cli.command()
-@OUT
-def report(out: Path) -> int:
-    """Write report.json and report.html of a run from what is there."""
-    from rcnas_edge.compress import tell
+@click.argument("runs", nargs=-1, metavar="RUN [RUN ...]", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; the same as RUN.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="File for the comparison as a page; without it, none is written."
+)
+def report(runs: tuple[Path, ...], out: Path | None, html: Path | None) -> int:
+    """Write report.json and report.html of a RUN from what is there; with several, compare them.
 
-    _continue(out, {}, lambda pipeline: tell(pipeline))
-    click.echo(out / "report.html")
+    A comparison holds every later run against the first one, image by image where both attacked the same ones.
+    """
+    folders = [*runs, *([] if out is None else [out])]
+    if not folders:
+        raise click.UsageError("name the folder of a run, or of several to compare them")
+    if len(folders) == 1:
+        if html is not None:
+            raise click.UsageError("--html is for a comparison: name two runs or more")
+        from rcnas_edge.compress import tell
+
+        _continue(folders[0], {}, lambda pipeline: tell(pipeline))
+        click.echo(folders[0] / "report.html")
+        return 0
+    from rcnas_edge.compare import asked_differently, pairs, read_runs, side_by_side
+    from rcnas_edge.compare_html import write_comparison
+
+    told, console = read_runs(folders), TerminalConsole()
+    names = ["", *(run.name for run in told)]
+    asked = [(key, *words) for key, words in asked_differently(told)]
+    if asked:
+        console.table("asked differently", names, asked)
+    console.table("found", names, [(label, *words) for label, words in side_by_side(told)])
+    for run in told:
+        if run.content["failed"]:
+            console.say(f"{run.name} did not finish: {run.content['failed']}")
+    for pair in pairs(told):
+        console.say(f"{pair}")
+    if html is not None:
+        write_comparison(html, told)
+        console.say(f"comparison: {html}")
     return 0
 
 

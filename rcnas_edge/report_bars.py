@@ -101,8 +101,8 @@ class Meter:
     predicted: float | None = None
 
 
-def meters(rows: Sequence[Meter], *, title: str, note: str = "") -> Element:
-    """Shares below each other; the track of each ends where the teacher is."""
+def meters(rows: Sequence[Meter], *, title: str, whole: str = "the teacher", note: str = "") -> Element:
+    """Shares below each other; the track of each ends at 1, which is what `whole` names."""
     if not rows:
         return figure(title, element("p", "There is no number to draw.", class_="missing"))
     most = max([1.0, *(value for row in rows for value in (row.share, row.limit, row.predicted) if value is not None)])
@@ -125,7 +125,9 @@ def meters(rows: Sequence[Meter], *, title: str, note: str = "") -> Element:
         keys.append(_mark("M7 1v12", "limit", "the limit"))
     if any(row.predicted is not None for row in rows):
         keys.append(_mark("M7 3l4 4l-4 4l-4 -4z", "predicted", "predicted"))
-    legend = [element("p", *keys, _swatch("track", "the teacher"), class_="legend")]
+    if whole:
+        keys.append(_swatch("track", whole))
+    legend = [element("p", *keys, class_="legend")] if keys else []
     told = "; ".join(f"{row.label}: {row.words}" for row in rows)
     return figure(title, picture(f"{title}. {told}", pitch * len(rows) - 10, drawn), *legend, note=note)
 

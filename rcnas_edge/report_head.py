@@ -119,7 +119,7 @@ def _tiles(content: Content, verdict: Mapping[str, Any] | None) -> Element:
     if shipped:
         counted = "" if not cost or cost["params"] is None else amount(cost["params"], "parameters")
         tile("File that ships", amount(shipped["bytes"], "bytes"), _asked(content, "size"), counted)
-    if content["budgets"]:
+    if any(row["met"] is not None for row in content["budgets"] or []):
         met = [row["met"] for row in content["budgets"]]
         missed = ", ".join(row["name"] for row in content["budgets"] if row["met"] is False)
         sign = "✗" if missed else "" if None in met else "✓"

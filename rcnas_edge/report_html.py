@@ -1,11 +1,12 @@
 """report.json as one page: what was found in one sentence, the key figures, then every section.
 
 No script, nothing fetched, light or dark as the reader likes, narrow or wide. A section that the run did not reach is
-still there and says so.
+named and said to be missing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 
 from rcnas_edge.report_head import header
@@ -39,11 +40,15 @@ def page(content: Content) -> str:
     links.append(element("a", "report.json", href="report.json", title="the same values for programs"))
     main = element("main")
     for heading, key, section in SECTIONS:
-        parts = section(content) if content[key] is not None else [_absent(content)]
-        main.append(element("section", element("h2", heading), *parts, id=key))
+        if content[key] is not None:
+            main.append(element("section", element("h2", heading), *section(content), id=key))
+    if absent := [(heading, key) for heading, key, _ in SECTIONS if content[key] is None]:
+        main.append(_absent(absent, failed=bool(content["failed"])))
     return document(f"{name}: rcnas-edge report", header(content), links, main)
 
 
-def _absent(content: Content) -> Element:
-    reason = "the run ended before it" if content["failed"] else "this stage has not been run"
-    return element("p", f"Not there: {reason}.", class_="missing")
+def _absent(sections: Sequence[tuple[str, str]], *, failed: bool) -> Element:
+    """What the run has nothing to say of, in one section."""
+    reason = "the run ended before it" if failed else "this stage has not been run"
+    rows = (element("li", f"{heading} Not there: {reason}.", id=key) for heading, key in sections)
+    return element("section", element("h2", "What is not there"), element("ul", *rows, class_="missing"))

@@ -116,7 +116,9 @@ svg text { font-size: 10.5px; } .axis { fill: var(--faint); } .strong { fill: va
 .predicted { fill: var(--paper); stroke: var(--ink); stroke-width: 1.2; }
 .block-0 { fill: var(--one); } .block-1 { fill: var(--two); } .block-2 { fill: var(--three); }
 .block-3 { fill: var(--ink); }
-@media (max-width: 34rem) { body { padding-top: 1.3rem; } .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; }
+ul.missing { padding-left: 2rem; max-width: none; }
+@media (max-width: 34rem) { tbody th { position: sticky; left: 0; background: var(--paper); min-width: 7.5rem; }
+  body { padding-top: 1.3rem; } .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; }
   .tiles div { padding: .6rem .7rem; } .tiles dd { font-size: 1.2rem; } .tiles small { font-size: .78rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } figure, tr, .tiles div {
   break-inside: avoid; } h2, h3 { break-after: avoid; } .scroll { overflow: visible; } td { white-space: normal; }

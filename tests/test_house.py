@@ -92,6 +92,7 @@ ROOMS = {
             "verifying",
         ),
     ),
+    "compare": Room(7, also=("compare_html",), never=("torch",)),
     "cli": Room(8, also=("__main__",)),
 }
 ROOM_OF = {module: name for name, room in ROOMS.items() for module in (name, *room.also)}
