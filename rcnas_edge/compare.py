@@ -6,7 +6,6 @@ per-example arrays decide: a paired difference with its interval and exact McNem
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import mcnemar, paired_difference
 from rcnas_edge.report import report
-from rcnas_edge.report_words import amount, duration, flat, interval, percent, plain
+from rcnas_edge.report_words import amount, duration, epsilon_of, flat, interval, percent, plain
 
 REPORT = "report.json"
 ARRAYS = ("clean", "robust", "labels", "images")
@@ -264,9 +263,5 @@ def _check_images(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 def _ball(threat: str) -> tuple[str, object]:
     """Norm and epsilon: linf:8/255:10 is ("linf", 0.0313725)."""
     norm, _, rest = threat.partition(":")
-    top, _, bottom = rest.partition(":")[0].partition("/")
-    try:
-        epsilon = float(top) / float(bottom or 1)
-    except (ValueError, ZeroDivisionError):
-        return norm, rest
-    return norm, float(f"{epsilon:.6g}") if math.isfinite(epsilon) else rest
+    epsilon = epsilon_of(threat)
+    return norm, rest if epsilon is None else float(f"{epsilon:.6g}")

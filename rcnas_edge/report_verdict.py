@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -9,7 +10,7 @@ from xml.etree.ElementTree import Element
 from rcnas_edge.report_bars import Range, ranges
 from rcnas_edge.report_drawing import Series, chart
 from rcnas_edge.report_markup import element
-from rcnas_edge.report_words import amount, decision, duration, facts, flat, interval, percent, table
+from rcnas_edge.report_words import amount, decision, duration, epsilon_of, facts, flat, interval, percent, table
 
 Content = Mapping[str, Any]
 EXPLAINED = {
@@ -157,7 +158,8 @@ def _sweep(verdict: Mapping[str, Any]) -> Element:
     written = verdict["threat"].split(":")[1:2]
     scale, unit = (255, "ε, in 1/255") if written and written[0].endswith("/255") else (1, "ε, pixels in [0, 1]")
     curve = verdict["eps_sweep"]
-    own = [point for point in curve if verdict["robust"] and point["robust"] == verdict["robust"] and point["epsilon"]]
+    asked = epsilon_of(verdict["threat"])
+    own = [point for point in curve if asked and math.isclose(point["epsilon"], asked, rel_tol=1e-6)]
     others = [point for point in curve if point not in own]
     attacks = [point for point in others if point["epsilon"]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -77,6 +78,16 @@ def ball(threat: str) -> str:
     norm, _, rest = threat.partition(":")
     epsilon = rest.partition(":")[0]
     return f"{NORMS[norm]}, ε{JOINED}={JOINED}{epsilon}" if norm in NORMS and epsilon else threat
+
+
+def epsilon_of(threat: str) -> float | None:
+    """The radius of a threat's ball, in units of [0, 1] pixels, if its text has one: linf:8/255:10 is 0.0314."""
+    top, _, bottom = threat.partition(":")[2].partition(":")[0].partition("/")
+    try:
+        epsilon = float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def decision(words: str) -> Element:

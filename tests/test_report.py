@@ -20,7 +20,7 @@ from rcnas_edge.report import report, write_report
 from rcnas_edge.report_drawing import ticks
 from rcnas_edge.report_schema import SCHEMA, fields
 from rcnas_edge.report_style import DARK, LETTERS, LIGHT
-from rcnas_edge.report_words import amount, ball, duration, points
+from rcnas_edge.report_words import amount, ball, duration, epsilon_of, points
 
 
 def write(folder: Path, values: dict[str, Any]) -> tuple[dict[str, Any], Page]:
@@ -421,6 +421,8 @@ def test_ticks_are_round_and_cover_the_range() -> None:
 def test_words_of_a_threat_and_of_a_difference() -> None:
     assert ball("linf:8/255:10").replace("\N{NO-BREAK SPACE}", " ") == "L∞, ε = 8/255"
     assert ball("something else") == "something else"
+    told = {"linf:8/255:10": 8 / 255, "linf:0.1:5:0.02": 0.1, "linf:x:5": None, "linf": None, "linf:1/0:5": None}
+    assert {text: epsilon_of(text) for text in told} == told
     found = [points(value).replace("\N{NO-BREAK SPACE}", " ") for value in (0.0123, -0.004, 0.0001, -0.0001)]
     assert found == ["+1.2 points", "−0.4 points", "±0.0 points", "±0.0 points"]
 
