@@ -15,6 +15,8 @@ GUTTER = 58
 STAGE_GAP = 10
 STAGE_HEIGHT = 96
 LARGEST_BLOCK = 22
+STAGES_NAMED = 4
+"""Stages that have room for words below them; more are numbered."""
 
 
 def stages(teacher: Sequence[Mapping[str, Any]], student: Sequence[Mapping[str, Any]]) -> Element:
@@ -32,7 +34,7 @@ def stages(teacher: Sequence[Mapping[str, Any]], student: Sequence[Mapping[str, 
     bar = min(LARGEST_BLOCK, *(column / depth for depth in depths.values()))
     base, drawn = STAGE_HEIGHT + 8.0, []
     words = [_words([(found.get(name) or {}) for found in by_name]) for name in names]
-    legible = all(width_of(text) <= column + STAGE_GAP - 4 for rows in words for text in rows)
+    legible = len(names) <= STAGES_NAMED
     for row, label in enumerate(("blocks", "channels", "kind") if legible else ()):
         drawn.append(element("text", label, x=0, y=base + 30 + LINE * row, class_="axis"))
     for index, name in enumerate(names):
@@ -40,9 +42,10 @@ def stages(teacher: Sequence[Mapping[str, Any]], student: Sequence[Mapping[str, 
         for found, look in zip(by_name, ("within", "block"), strict=True):
             if name in found:
                 drawn.extend(_blocks(found[name], round(x, 1), base, bar, widest, look, kinds))
-        title = cut(name, column + STAGE_GAP - 4)
+        title = cut(name, column + STAGE_GAP - 4) if legible else str(index + 1)
         drawn.append(element("text", title, x=round(x, 1), y=base + 15, class_="axis strong"))
         for row, text in enumerate(words[index] if legible else ()):
+            text = cut(text, column + STAGE_GAP - 4)
             drawn.append(element("text", text, x=round(x, 1), y=base + 30 + LINE * row, class_="axis"))
     drawn.append(element("path", d=f"M{GUTTER} {base}H{WIDTH}", class_="baseline"))
     told = "; ".join(

@@ -47,7 +47,9 @@ def cut(text: str, room: float, *, tail: bool = False) -> str:
     most = max(3, int(room / LETTER))
     if len(text) <= most:
         return text
-    front = 0 if tail else (most - 1) // 2
+    if tail:
+        return f"…{text[1 - most :].lstrip('.')}"
+    front = (most - 1) // 2
     return f"{text[:front]}…{text[len(text) - (most - 1 - front) :]}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from rcnas_edge.report_bars import Meter, columns, meters, stages
+from rcnas_edge.report_bars import STAGES_NAMED, Meter, changed, columns, meters, stages
 from rcnas_edge.report_curves import search, training
 from rcnas_edge.report_markup import element
 from rcnas_edge.report_verdict import artefacts
@@ -83,7 +83,7 @@ def _meter(row: Mapping[str, Any]) -> Meter | None:
     sign = {True: "✓", False: "✗ over", None: ""}[row["met"]]
     predicted = row["predicted"] / teacher if row["predicted"] is not None and row["measured"] is not None else None
     words = f"{amount(spent, unit)} of {amount(limit, unit)} {sign}".strip()
-    return Meter(name, spent / teacher, words, "two" if row["met"] is False else "one", limit / teacher, predicted)
+    return Meter(name, spent / teacher, words, "over" if row["met"] is False else "one", limit / teacher, predicted)
 
 
 def cost(content: Content) -> list[Element]:
@@ -146,11 +146,10 @@ def _faster(shown: Mapping[str, tuple[float | None, float | None]]) -> str:
 def _layers(layers: Sequence[Mapping[str, Any]]) -> Element:
     """Each kernel's, or block's, share of the MACs beside its share of the predicted time."""
     title, rows = "Kernel by kernel", [(row["name"], row["macs"], row["latency_ms"]) for row in layers]
-    while len(rows) > MOST_ROWS:
-        gathered = _gathered(rows)
-        if len(gathered) == len(rows):
-            break
-        title, rows = "Block by block", gathered
+    while len(rows) > MOST_ROWS and any("." in name for name, _, _ in rows):
+        title, rows = "Block by block", _gathered(rows)
+    if len(rows) > MOST_ROWS:
+        rows = _largest(rows)
     macs, time = sum(row[1] for row in rows), sum(row[2] or 0.0 for row in rows)
     shares = [
         (name, part / macs if macs else None, None if ms is None or not time else ms / time) for name, part, ms in rows
@@ -170,6 +169,16 @@ def _gathered(rows: Sequence[tuple[str, int, float | None]]) -> list[tuple[str, 
     return [(name, *values) for name, values in found.items()]
 
 
+def _largest(rows: Sequence[tuple[str, int, float | None]]) -> list[tuple[str, int, float | None]]:
+    """The rows that cost most, in their order, and the sum of the others."""
+    by_cost = sorted(range(len(rows)), key=lambda index: (rows[index][2] or 0.0, rows[index][1]), reverse=True)
+    kept = set(by_cost[: MOST_ROWS - 1])
+    others = [row for index, row in enumerate(rows) if index not in kept]
+    times = [ms for _, _, ms in others if ms is not None]
+    total = (f"{len(others)} others", sum(macs for _, macs, _ in others), sum(times) if times else None)
+    return [*(row for index, row in enumerate(rows) if index in kept), total]
+
+
 def architecture(content: Content) -> list[Element]:
     """The student's stages inside the teacher's."""
     network = content["architecture"]
@@ -177,11 +186,22 @@ def architecture(content: Content) -> list[Element]:
     found = [element("p", f"{network['name']}, of the family {network['family']}.")]
     if student or teacher:
         found.append(stages(teacher, student))
+        if len(student) > STAGES_NAMED:
+            found.append(_stage_table(teacher, student))
     else:
         found.append(element("p", "Its stages were not given.", class_="missing"))
     if network["options"]:
         found += [element("h3", "Options picked"), facts(flat(network["options"]))]
     return found
+
+
+def _stage_table(teacher: Sequence[Mapping[str, Any]], student: Sequence[Mapping[str, Any]]) -> Element:
+    by_name = [{stage["name"]: stage for stage in network} for network in (teacher, student)]
+    rows = [
+        ((f"{number}. {name}", ""), *(changed(*(found.get(name, {}).get(key) for found in by_name)) for key in ("depth", "width", "block")))  # noqa: E501
+        for number, name in enumerate(dict.fromkeys(stage["name"] for stage in [*teacher, *student]), start=1)
+    ]  # fmt: skip
+    return table(("Stage", "Blocks", "Channels", "Kind"), rows, label="Stages")
 
 
 def not_checked(content: Content) -> list[Element]:

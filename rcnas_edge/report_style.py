@@ -106,7 +106,7 @@ svg text { font-size: 10.5px; } .axis { fill: var(--faint); } .strong { fill: va
 .grid { stroke: var(--line); fill: none; } .baseline { stroke: var(--faint); fill: none; }
 .marker { stroke: var(--faint); stroke-dasharray: 3 3; fill: none; }
 .one { --colour: var(--one); } .two { --colour: var(--two); } .three { --colour: var(--three); }
-.quiet { --colour: var(--faint); }
+.quiet { --colour: var(--faint); } .over { --colour: var(--bad); }
 .curve { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round; }
 .whisker { fill: none; stroke: var(--colour); stroke-width: 1.3; }
 .dot { fill: var(--colour); stroke: var(--paper); stroke-width: .8; } .ring { fill: var(--paper);

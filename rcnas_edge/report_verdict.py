@@ -118,7 +118,7 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any], *, reasons:
         drawn.append(_sweep(verdict))
     if drawn:
         found.append(element("div", *drawn, class_="pair"))
-    found.append(table(("Rate", "Value", "95 % interval"), _rates(verdict, teacher), label="Rates"))
+        found.append(table(("Rate", "Value", "95 % interval"), _rates(verdict, teacher), label="Rates"))
     found += _attacks(verdict)
     if not verdict["flags"] and verdict["attacks"]:
         found.append(element("p", "No flag of masked gradients was raised."))
@@ -127,7 +127,8 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any], *, reasons:
 
 def _terms(verdict: Mapping[str, Any]) -> str:
     """On which terms the attacks ran, as far as the verdict says."""
-    terms = [f"Threat {verdict['threat']}", f"n = {verdict['n']} test images"]
+    terms = [f"Threat {verdict['threat']}"]
+    terms += [f"n = {verdict['n']} test images"] if verdict["n"] else []
     terms += [f"{name} {verdict[name]}" for name in ("level", "seed") if verdict[name] is not None]
     return ", ".join(terms)
 

@@ -59,7 +59,8 @@ def interval(rate: Mapping[str, Any] | None) -> str:
     """The 95 % interval and n of a rate."""
     if rate is None:
         return ""
-    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}] of n{JOINED}={JOINED}{rate['total']}"
+    ends = f"[{100 * rate['low']:.1f},{JOINED}{100 * rate['high']:.1f}]"
+    return f"{ends} of{JOINED}n{JOINED}={JOINED}{rate['total']}"
 
 
 def duration(seconds: float | None) -> str:

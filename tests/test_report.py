@@ -571,3 +571,27 @@ def test_twenty_stages_have_room(tmp_path: Path) -> None:
     places = [float(x) for x in re.findall(r'd="M([\d.]+) [\d.]+v-[\d.]+h[\d.]+v[\d.]+z" class="block', html)]
     assert places == sorted(places)
     assert places[-1] < 360
+
+
+def test_kernels_without_blocks_are_shown_by_cost_and_the_others_as_one(tmp_path: Path) -> None:
+    values = run_values()
+    values["architecture"]["layers"] = [
+        {"name": f"node{n}", "kind": "conv", "macs": 10, "params": 1, "latency_ms": n / 1770, "measured": True}
+        for n in range(60)
+    ]  # fmt: skip
+    _, page = write(tmp_path, values)
+    # 0 + 1 + ... + 59 = 1770: the 23 largest are 37 to 59, the other 37 take 666 / 1770 = 37.6 % of the time
+    assert "37 others: 37.6 % of the time" in page.text
+    assert "37 others: 61.7 % of the MACs" in page.text
+    assert "node37:" in page.text
+    assert "node36:" not in page.text
+    assert page.text.index("node37:") < page.text.index("node59:"), "in the order in which they run"
+
+
+def test_more_stages_than_have_room_are_numbered_and_told_in_a_table(tmp_path: Path) -> None:
+    values = run_values()
+    many = [{"name": f"cell {n}", "depth": 1, "width": 16, "block": "mixed"} for n in range(5)]
+    values["architecture"] |= {"stages": many, "teacher_stages": [{**many[0], "width": 32}]}
+    _, page = write(tmp_path, values)
+    for words in ("5. cell 4", "32 → 16", "none → 1"):
+        assert words in page.text, words
