@@ -24,7 +24,7 @@ import numpy as np
 
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
-from rcnas_edge.planning import guess, ordered, plan
+from rcnas_edge.planning import copies_of, ordered, plan, timed_part
 from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, machine, read_profile, save_profile
 from rcnas_edge.rowgraph import check_rows, graph_of
 from rcnas_edge.space import Layer
@@ -46,8 +46,6 @@ CALIBRATION, CHECK = 24, 12
 SHARE_OF_NETWORKS = 0.2
 """Of the time, kept for whole networks."""
 SAVE_SECONDS = 2.0
-COPIES_MS, COPIES = 0.04, (4, 16)
-"""What the copies of a kernel should take together, and the least and most copies."""
 TURNS, RUNS_PER_TURN, TURN_SECONDS = 4, 20, 0.01
 STEADY = 0.05
 """Spread of the reference kernel above which a measurement is called unstable."""
@@ -192,7 +190,8 @@ class _Measurement:
 
     def _measure(self, kernel: Kernel) -> float | None:
         """ms of one kernel, or None where no specimen isolates it or noise hides it, which is logged."""
-        copies = int(np.clip(round(COPIES_MS / guess(kernel)), *COPIES))
+        kernel, share = timed_part(kernel)
+        copies = copies_of(kernel)
         for wanted in (copies, 2 * copies):
             more = difference(kernel, 1, 1 + wanted, self.profile.runtime)
             if more[kernel] < 1:
@@ -208,7 +207,7 @@ class _Measurement:
                     helpers += count * known
             ms = (self._difference(kernel, 1 + wanted) - helpers) / more[kernel]
             if ms > 0:
-                return ms
+                return share * ms
         log.warning("noise hides the kernel %s: call again on a quieter machine", kernel)
         return None
 

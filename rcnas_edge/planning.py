@@ -9,11 +9,18 @@ import numpy as np
 
 from rcnas_edge.fusion import Kernel, Key
 from rcnas_edge.specimen import difference
-from rcnas_edge.table import interpolate, work
+from rcnas_edge.table import interpolate, weights, work
 
 Points = set[tuple[int, int]]
 """(channels in, channels out) of kernels with one key."""
 
+COPIES_MS, COPIES = 0.04, (4, 16)
+"""What the copies of a kernel should take together, and the least and most copies."""
+WEIGHT_BYTES = 8e6
+"""Of the weights of a specimen where two copies have no more: what small networks keep in the processor's cache, a
+specimen with many large copies would stream from memory, at half the speed."""
+CHANNELS_OF_A_PART = 16
+"""A part of a convolution has a multiple of so many output channels: whole blocks."""
 EXACT = 8
 """A surface that needs at most so many points has them all measured."""
 GRID = (4, 6)
@@ -89,6 +96,23 @@ def ordered(todo: Sequence[Kernel], counts: Mapping[Kernel, int], runtime: str) 
         key = Key(*kernel[:7])
         weight[key] = weight.get(key, 0.0) + count * guess(kernel)
     return sorted(todo, key=lambda kernel: (depth(kernel), -weight.get(Key(*kernel[:7]), 0.0), kernel))
+
+
+def copies_of(kernel: Kernel) -> int:
+    """How many copies of a kernel are timed: enough to be seen, and not more weights than the cache holds."""
+    copies = int(np.clip(round(COPIES_MS / guess(kernel)), *COPIES))
+    return max(1, min(copies, int(WEIGHT_BYTES / (4 * weights(kernel) + 1)) - 1))
+
+
+def timed_part(kernel: Kernel) -> tuple[Kernel, float]:
+    """What is timed for a kernel: itself, or of a blocked convolution with weights too large for two copies in the
+    cache as many output channels as fit, and how many times those the kernel has; each takes the same time.
+    """
+    share = 8 * weights(kernel) / WEIGHT_BYTES
+    if share <= 1 or kernel[:2] != ("conv", "blocked") or kernel[4] != 1:
+        return kernel, 1.0
+    outputs = max(CHANNELS_OF_A_PART, int(kernel[8] / share) // CHANNELS_OF_A_PART * CHANNELS_OF_A_PART)
+    return (*kernel[:8], outputs), kernel[8] / outputs
 
 
 def guess(kernel: Kernel) -> float:

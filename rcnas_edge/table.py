@@ -49,14 +49,21 @@ class Table:
         return max(float(np.dot(self._rate, work(kernel))), self._least)
 
 
+def weights(kernel: Kernel) -> int:
+    """Weights of a convolution or linear layer; 0 of any other kernel."""
+    operation, _, size, _, groups, _, _, channels_in, channels_out = kernel
+    if operation not in ("conv", "linear"):
+        return 0
+    return channels_in // (channels_in if groups == DEPTHWISE else groups) * size * size * channels_out
+
+
 def work(kernel: Kernel) -> tuple[float, float, float]:
     """(1, MACs, bytes read and written) of one kernel for one image, fp32."""
-    operation, _, size, stride, groups, height, width, channels_in, channels_out = kernel
+    operation, _, _, stride, _, height, width, channels_in, channels_out = kernel
     pixels_in, pixels_out = height * width, math.ceil(height / stride) * math.ceil(width / stride)
     if operation in ("conv", "linear"):
-        groups = channels_in if groups == DEPTHWISE else groups
-        weights = channels_in // groups * size * size * channels_out
-        return 1.0, float(weights * pixels_out), 4.0 * (channels_in * pixels_in + channels_out * pixels_out + weights)
+        held = weights(kernel)
+        return 1.0, float(held * pixels_out), 4.0 * (channels_in * pixels_in + channels_out * pixels_out + held)
     return 1.0, 0.0, 4.0 * channels_in * (pixels_in + pixels_out)
 
 

@@ -19,11 +19,11 @@ from rcnas_edge.fusion import kernels
 from rcnas_edge.measure import graph_of, measure_profile, runtime_here, time_model
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
-from rcnas_edge.planning import ordered, plan
+from rcnas_edge.planning import WEIGHT_BYTES, copies_of, ordered, plan, timed_part
 from rcnas_edge.profile import Profile, Target, read_profile
 from rcnas_edge.space import IMAGE, KINDS, Layer
 from rcnas_edge.specimen import difference, specimen
-from rcnas_edge.table import interpolate
+from rcnas_edge.table import interpolate, weights
 from rcnas_edge.timing import open_session
 
 
@@ -201,6 +201,21 @@ def test_helpers_are_measured_before_what_needs_them() -> None:
         done.setdefault(kernel[:7], {})[kernel[7:]] = 1.0
     for kernel in counts:
         assert interpolate(done[kernel[:7]], *kernel[7:]) is not None, kernel
+
+
+def test_large_weights_are_timed_in_parts_that_stay_in_the_cache() -> None:
+    small, large = (("conv", "blocked", 3, 1, 1, 4, 4, channels, channels) for channels in (64, 512))
+    assert timed_part(small) == (small, 1.0)
+    part, share = timed_part(large)
+    assert part[:8] == large[:8]
+    assert part[8] * share == 512
+    assert part[8] % 16 == 0
+    for kernel in (small, part):
+        assert (1 + copies_of(kernel)) * 4 * weights(kernel) <= WEIGHT_BYTES
+        assert copies_of(kernel) >= 1
+    depthwise = ("conv", "blocked", 3, 1, -1, 4, 4, 4096, 4096)
+    assert weights(depthwise) == 9 * 4096
+    assert timed_part(depthwise) == (depthwise, 1.0)
 
 
 def test_overhead_and_scale_are_found_again() -> None:
