@@ -178,13 +178,13 @@ class ConstantJudge:
 
 
 def bare(name: str, opened: Opened, asked: argparse.Namespace) -> list[str]:
-    """The strategy's own work per network, on a bench that remembers nothing yet."""
+    """The strategy's own work per network, its making included, on a bench that remembers nothing yet."""
     bench = Bench(opened.task, opened.bench.profile, opened.bench.teacher_cost, opened.bench.teacher_robust)
-    search = strategy(name, bench, ConstantJudge(), seed=asked.seed)
     judged = 0
 
     def loop() -> None:
         nonlocal judged
+        search = strategy(name, bench, ConstantJudge(), seed=asked.seed)
         while judged < asked.evaluations and (found := search.step()):
             judged += len(found)
 
