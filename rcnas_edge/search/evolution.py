@@ -28,8 +28,8 @@ from rcnas_edge.space import Architecture
 class EvolutionConfig:
     """Hyper-parameters of `EvolutionSearch`; the paper has a population of 100 and a sample of 25.
 
-    Ours are the best of seven settings that were tried on the tabular benchmark (`tests/benchmarks`), so that the
-    baseline is a strong one for searches of tens to hundreds of networks.
+    Ours were chosen among seven settings on the tabular benchmark (`tests/benchmarks`), so that the baseline is a
+    strong one for searches of tens to hundreds of networks; up to `first` networks it is random search.
     """
 
     seed: int = 0
