@@ -16,61 +16,57 @@ class Fitting:
 
     def __init__(self, opened: Opened, searching: Searching) -> None:
         self.opened, self.searching = opened, searching
+        self.run, self.console = opened.run, opened.console
 
     def depends(self) -> dict[str, Any]:
         """What a training depends on."""
+        task = self.opened.task
         return {
             "network": self.searching.pick()["network"],
-            "data": self.opened.task.data.digest,
-            "teacher": self.opened.task.teacher.digest,
-            "attack": str(self.opened.task.threat),
+            "data": task.data.digest,
+            "teacher": task.teacher.digest,
+            "attack": str(task.threat),
             "recipe": self.opened.recipe.to_dict(),
-            "seed": self.opened.setting.seed,
+            "seed": task.setting.seed,
         }
 
     def train(self) -> Checkpoint:
         """Train the picked student adversarially, from inherited weights, with the teacher's soft labels."""
-        depends = self.depends()
-        if self.opened.run.done("checkpoint/recipe.json", depends) is not None:
-            return read_checkpoint(self.opened.run / "checkpoint")
-        state = self.opened.run / "checkpoint" / "state.safetensors"
-        begun = self.opened.run.done("checkpoint/begun.json", depends)
-        if begun is None:
+        depends, task, recipe = self.depends(), self.opened.task, self.opened.recipe
+        folder = self.run / "checkpoint"
+        if self.run.done("checkpoint/recipe.json", depends) is not None:
+            return read_checkpoint(folder)
+        state = folder / "state.safetensors"
+        if self.run.done("checkpoint/begun.json", depends) is None:
             state.unlink(missing_ok=True)
-            self.opened.run.keep("checkpoint/begun.json", depends, {})
-        model = self.opened.task.student(self.searching.architecture, seed=self.opened.setting.seed)
-        title = f"train: {self.opened.recipe.name}, {self.opened.recipe.epochs} epochs"
-        with self.opened.console.task(title, self.opened.recipe.epochs) as advance:
+            self.run.keep("checkpoint/begun.json", depends, {})
+        model = task.student(self.searching.architecture, seed=task.setting.seed)
+        with self.console.task(f"train: {recipe.name}, {recipe.epochs} epochs", recipe.epochs) as advance:
             fitted = fit(
                 model,
-                self.opened.task.data,
-                self.opened.task.threat,
-                self.opened.recipe,
-                teacher=self.opened.task.teacher.model if self.opened.recipe.distils else None,
-                seed=self.opened.setting.seed,
-                device=self.opened.task.device,
+                task.data,
+                task.threat,
+                recipe,
+                teacher=task.teacher.model if recipe.distils else None,
+                seed=task.setting.seed,
+                device=task.device,
                 state=state,
                 progress=lambda epoch, _: advance(epoch.epoch, f"{100 * epoch.robust:.1f} % robust on held-out"),
             )
-        write_history(self.opened.run / "checkpoint" / "history.csv", fitted.history)
-        config = self.opened.task.family.config(self.searching.pick()["network"])
+        write_history(folder / "history.csv", fitted.history)
         checkpoint = write_checkpoint(
-            self.opened.run / "checkpoint",
+            folder,
             model.cpu(),
-            config,
-            family=self.opened.task.family.name,
-            facts={
-                "threat": str(self.opened.task.threat),
-                "data": self.opened.task.data.digest,
-                "recipe": self.opened.recipe.to_dict(),
-            },
+            task.family.config(self.searching.pick()["network"]),
+            family=task.family.name,
+            facts={"threat": str(task.threat), "data": task.data.digest, "recipe": recipe.to_dict()},
         )
         values = {
             "best_epoch": fitted.best_epoch,
             "seconds": fitted.seconds,
             "history": [asdict(epoch) for epoch in fitted.history],
         }
-        self.opened.run.keep("checkpoint/recipe.json", depends, values)
-        (self.opened.run / "checkpoint" / "begun.json").unlink(missing_ok=True)
+        self.run.keep("checkpoint/recipe.json", depends, values)
+        (folder / "begun.json").unlink(missing_ok=True)
         state.unlink(missing_ok=True)
         return checkpoint

@@ -29,11 +29,12 @@ class Searching:
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
+        self.run, self.console, self.setting = opened.run, opened.console, opened.setting
 
     def feasibility(self) -> None:
         """Show for each budget the teacher's cost, the cheapest found and whether it can be met; BudgetError if not."""
         rows = budget_table(self.opened.bench)
-        self.opened.console.table(
+        self.console.table(
             f"budgets on {self.opened.task.target} (all at once; 1 MAC = 2 FLOPs)",
             ("budget", "asked", "limit", "teacher", "cheapest found", "can be met"),
             [
@@ -53,57 +54,58 @@ class Searching:
     @cached_property
     def judge(self) -> TrainedJudge:
         short = recipe(
-            self.opened.setting.recipe,
-            epochs=self.opened.setting.judge_epochs,
+            self.setting.recipe,
+            epochs=self.setting.judge_epochs,
             attack_steps=JUDGE_STEPS,
             learning_rate=self.opened.recipe.learning_rate / 2,
             batch_size=self.opened.recipe.batch_size,
         )
-        return TrainedJudge(self.opened.task, short, cache=self.opened.run / "scores")
+        return TrainedJudge(self.opened.task, short, cache=self.run / "scores")
 
     def depends(self) -> dict[str, Any]:
         """What a search depends on."""
+        task, bench = self.opened.task, self.opened.bench
         return {
-            "data": self.opened.task.data.digest,
-            "teacher": self.opened.task.teacher.digest,
-            "attack": str(self.opened.task.threat),
-            "family": self.opened.task.family.name,
-            "base": self.opened.task.base.to_dict(),
-            "target": str(self.opened.task.target),
-            "budgets": {budget.quantity: budget.limit for budget in self.opened.bench.budgets},
-            "profile": self.opened.bench.profile.digest(),
-            "strategy": self.opened.setting.strategy,
-            "evaluations": self.opened.setting.evaluations,
+            "data": task.data.digest,
+            "teacher": task.teacher.digest,
+            "attack": str(task.threat),
+            "family": task.family.name,
+            "base": task.base.to_dict(),
+            "target": str(task.target),
+            "budgets": {budget.quantity: budget.limit for budget in bench.budgets},
+            "profile": bench.profile.digest(),
+            "strategy": self.setting.strategy,
+            "evaluations": self.setting.evaluations,
             "judge": self.judge.digest,
-            "seed": self.opened.setting.seed,
+            "seed": self.setting.seed,
         }
 
     def search(self) -> dict[str, Any]:
         """Judge `evaluations` architectures by the strategy; search.json has them all."""
         depends = self.depends()
-        done = self.opened.run.done("search.json", depends)
-        if done is not None:
-            return done
+        known = self.run.done("search.json", depends)
+        if known is not None:
+            return known
         self.feasibility()
         judge = self.judge
-        search = strategy(self.opened.setting.strategy, self.opened.bench, judge, seed=self.opened.setting.seed)
+        search = strategy(self.setting.strategy, self.opened.bench, judge, seed=self.setting.seed)
         candidates: list[Candidate] = []
         spent = judged = 0.0
-        state_path = self.opened.run / "search.state"
+        state_path = self.run / "search.state"
         if state_path.is_file():
             tensors, values = read_state(state_path)
             if values["depends"] != depends:
                 raise InputError(
-                    f"a run's folder holds one task, the search begun in {self.opened.run.folder} is another's: take "
+                    f"a run's folder holds one task, the search begun in {self.run.folder} is another's: take "
                     "another --out, or delete search.state to begin again"
                 )
             search.load_state_dict(unpack(values["search"], tensors))
             candidates = [Candidate.from_dict(candidate) for candidate in values["candidates"]]
             spent, judged = values["seconds"], values["judge_seconds"]
         judge.prepare()
-        title = f"search: {self.opened.setting.strategy}, judge: {judge.name}"
-        with self.opened.console.task(title, self.opened.setting.evaluations) as advance:
-            while len(candidates) < self.opened.setting.evaluations:
+        title = f"search: {self.setting.strategy}, judge: {judge.name}"
+        with self.console.task(title, self.setting.evaluations) as advance:
+            while len(candidates) < self.setting.evaluations:
                 started, before = time.perf_counter(), judge.spent
                 found = search.step()
                 candidates += found
@@ -114,15 +116,14 @@ class Searching:
                 state = {"depends": depends, "search": packed, "seconds": spent, "judge_seconds": judged}
                 write_state(state_path, tensors, state | {"candidates": [item.to_dict() for item in candidates]})
                 if not found:
-                    self.opened.console.say("every network that the strategy can reach has been judged")
+                    self.console.say("every network that the strategy can reach has been judged")
                     break
                 best = max(candidate.score.robust for candidate in candidates)
-                advance(
-                    min(len(candidates), self.opened.setting.evaluations), f"best {100 * best:.1f} % robust on held-out"
-                )
+                done = min(len(candidates), self.setting.evaluations)
+                advance(done, f"best {100 * best:.1f} % robust on held-out")
         order = search.recommend(len(candidates))
         values = {
-            "strategy": self.opened.setting.strategy,
+            "strategy": self.setting.strategy,
             "judge": judge.name,
             "evaluations": len(candidates),
             "seconds": spent,
@@ -130,33 +131,33 @@ class Searching:
             "candidates": [candidate.to_dict() for candidate in candidates],
             "recommended": [list(architecture.picks) for architecture in order],
         }
-        kept = self.opened.run.keep("search.json", depends, values)
+        kept = self.run.keep("search.json", depends, values)
         state_path.unlink(missing_ok=True)
         return kept
 
     def pick(self) -> dict[str, Any]:
         """Export and time the recommended ones for real; the best judged that keeps every budget is picked."""
-        found = self.search()
-        depends = {"search": self.depends(), "finalists": self.opened.setting.finalists}
-        done = self.opened.run.done("architecture.json", depends)
+        found, bench, space = self.search(), self.opened.bench, self.opened.task.space
+        depends = {"search": self.depends(), "finalists": self.setting.finalists}
+        done = self.run.done("architecture.json", depends)
         if done is not None:
             return done
         timed: list[dict[str, Any]] = []
         chosen = None
         for rank, picks in enumerate(found["recommended"]):
-            if rank >= self.opened.setting.finalists and chosen is not None:
+            if rank >= self.setting.finalists and chosen is not None:
                 break
             architecture = Architecture(tuple(picks))
             measured = self.measured_cost(architecture)
-            met = all(budget.met(measured) for budget in self.opened.bench.budgets)
+            met = all(budget.met(measured) for budget in bench.budgets)
             timed.append({"picks": picks, "cost": measured.to_dict(), "met": met})
-            words = f"{show('latency', self.opened.bench.cost(architecture).latency)} predicted, "
+            words = f"{show('latency', bench.cost(architecture).latency)} predicted, "
             words += f"{show('latency', measured.latency)} measured"
-            self.opened.console.say(f"finalist {rank + 1}: {words}, {'within' if met else 'OVER'} the budgets")
+            self.console.say(f"finalist {rank + 1}: {words}, {'within' if met else 'OVER'} the budgets")
             if met and chosen is None:
                 chosen = architecture
         if chosen is None:
-            limits = ", ".join(show(budget.quantity, budget.limit) for budget in self.opened.bench.budgets)
+            limits = ", ".join(show(budget.quantity, budget.limit) for budget in bench.budgets)
             fastest = min(entry["cost"]["latency"] for entry in timed)
             raise BudgetError(
                 f"a budget holds for the measured artefact, none of the {len(timed)} recommended networks keeps it "
@@ -166,27 +167,28 @@ class Searching:
         values = {
             "family": self.opened.task.family.name,
             "picks": list(chosen.picks),
-            "options": named(self.opened.task.space.genes, chosen),
-            "network": self.opened.task.space.describe(chosen),
+            "options": named(space.genes, chosen),
+            "network": space.describe(chosen),
             "finalists": timed,
         }
-        return self.opened.run.keep("architecture.json", depends, values)
+        return self.run.keep("architecture.json", depends, values)
 
     def measured_cost(self, architecture: Architecture) -> Cost:
         """The predicted cost with the latency and the size of the exported file put in; kept before it is used."""
+        task = self.opened.task
         key = f"measured/{'-'.join(map(str, architecture.picks))}"
         depends = {
-            "base": self.opened.task.base.to_dict(),
-            "target": str(self.opened.task.target),
-            "opset": self.opened.setting.opset,
+            "base": task.base.to_dict(),
+            "target": str(task.target),
+            "opset": self.setting.opset,
         }
-        known = self.opened.run.done(f"{key}.json", depends)
+        known = self.run.done(f"{key}.json", depends)
         if known is None:
-            path = self.opened.run / f"{key}.{self.opened.setting.format}"
-            student = self.opened.task.student(architecture, seed=self.opened.setting.seed).eval()
+            path = self.run / f"{key}.{self.setting.format}"
+            student = task.student(architecture, seed=self.setting.seed).eval()
             artefact = export_network(self.opened, student, path, digest="untrained")
-            timing = time_model(path, threads=self.opened.setting.threads, seconds=TIMING_SECONDS)
-            known = self.opened.run.keep(f"{key}.json", depends, {"timing": asdict(timing), "bytes": artefact.bytes})
+            timing = time_model(path, threads=self.setting.threads, seconds=TIMING_SECONDS)
+            known = self.run.keep(f"{key}.json", depends, {"timing": asdict(timing), "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):
                 left.unlink()
         cost = self.opened.bench.cost(architecture)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from rcnas_edge.cost import Cost
+from rcnas_edge.cost import Cost, show
 from rcnas_edge.export import Artefact, exporter, facts, read_artefact
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.opened import Opened
@@ -53,9 +53,8 @@ class Shipping:
         model, _ = self.fitting.train().build()
         artefact = export_network(self.opened, model, path, digest=self.fitting.train().sha256)
         timing = time_model(path, threads=self.opened.setting.threads, seconds=FINAL_TIMING_SECONDS)
-        self.opened.console.say(
-            f"exported {path.name}: {artefact.bytes} bytes, {timing.p50_ms:.3f} ms on {self.opened.task.target}"
-        )
+        latency = show("latency", timing.p50_ms)
+        self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes, {latency} on {self.opened.task.target}")
         self.opened.run.keep("artefacts/latency.json", depends, {"timing": asdict(timing), "sha256": artefact.sha256})
         return artefact
 

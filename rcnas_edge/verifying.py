@@ -19,18 +19,20 @@ class Verifying:
 
     def __init__(self, opened: Opened, shipping: Shipping) -> None:
         self.opened, self.shipping = opened, shipping
+        self.run, self.console, self.setting = opened.run, opened.console, opened.setting
 
     def depends(self, artefact: Artefact) -> dict[str, Any]:
         """What a verdict depends on; the gates are part of it because they decide."""
+        task = self.opened.task
         return {
             "artefact": artefact.sha256,
-            "data": self.opened.task.data.digest,
-            "attack": str(self.opened.task.threat),
-            "teacher": self.opened.task.teacher.digest,
-            "level": self.opened.setting.level,
-            "min_robust": self.opened.setting.min_robust,
-            "max_robust_drop": self.opened.setting.max_robust_drop,
-            "seed": self.opened.setting.seed,
+            "data": task.data.digest,
+            "attack": str(task.threat),
+            "teacher": task.teacher.digest,
+            "level": self.setting.level,
+            "min_robust": self.setting.min_robust,
+            "max_robust_drop": self.setting.max_robust_drop,
+            "seed": self.setting.seed,
         }
 
     def verify(self, artefact: Artefact | None = None, *, again: bool = False) -> Verdict:
@@ -41,40 +43,41 @@ class Verifying:
         artefact = artefact or self.shipping.export()
         name, depends = verdict_name(artefact), self.depends(artefact)
         if again:
-            self.opened.run.drop_if_other(name, depends)
-        done = self.opened.run.done(name, depends)
+            self.run.drop_if_other(name, depends)
+        done = self.run.done(name, depends)
         if done is not None:
             return Verdict.from_dict(done["verdict"])
-        test, drawn = self.opened.task.data.test, self.opened.test_indices
-        reference = tuple(np.zeros(len(test), dtype=bool) for _ in range(2))
+        task, drawn = self.opened.task, self.opened.test_indices
+        test = task.data.test
+        reference = np.zeros(len(test), dtype=bool), np.zeros(len(test), dtype=bool)
         for whole, part in zip(reference, self.teacher_flags(), strict=True):
             whole[drawn] = part
         model, _ = self.shipping.fitting.train().build()
-        with self.opened.console.task(f"verify: {len(drawn)} test images, {self.opened.task.threat}", 1.0) as advance:
+        with self.console.task(f"verify: {len(drawn)} test images, {task.threat}", 1.0) as advance:
             verdict = verify(
                 Subject(
                     exporter(artefact.format).predict(artefact, threads=torch.get_num_threads()),
-                    model.to(self.opened.task.device),
+                    model.to(task.device),
                 ),
                 test.floats(),
                 test.labels,
-                self.opened.task.threat,
-                level=self.opened.setting.level,
-                gates=Gates(self.opened.setting.min_robust, self.opened.setting.max_robust_drop),
-                seed=self.opened.setting.seed,
+                task.threat,
+                level=self.setting.level,
+                gates=Gates(self.setting.min_robust, self.setting.max_robust_drop),
+                seed=self.setting.seed,
                 name=artefact.path.name,
                 sha256=artefact.sha256,
-                arrays=self.opened.run / name.replace(".json", ".npz"),
+                arrays=self.run / name.replace(".json", ".npz"),
                 reference_right=reference,
                 progress=lambda text, share: advance(share, text),
             )
-        self.opened.run.keep(name, depends, {"verdict": verdict.to_dict()})
+        self.run.keep(name, depends, {"verdict": verdict.to_dict()})
         return verdict
 
     def known_verdict(self, artefact: Artefact | None = None) -> Verdict | None:
         """The verdict, if there is one for the artefact, or a file beside it, as it is."""
         artefact = artefact or self.shipping.export()
-        done = self.opened.run.done(verdict_name(artefact), self.depends(artefact))
+        done = self.run.done(verdict_name(artefact), self.depends(artefact))
         return None if done is None else Verdict.from_dict(done["verdict"])
 
     def teacher_flags(self) -> tuple[np.ndarray, np.ndarray]:
@@ -82,18 +85,18 @@ class Verifying:
 
         A record is used if it was made for these weights, images, threat and queries; else it is made and kept.
         """
-        task, level = self.opened.task, self.opened.setting.level
+        task, level = self.opened.task, self.setting.level
         drawn = task.data.test.take(self.opened.test_indices)
         images, labels = drawn.floats(), drawn.labels
         depends = flags_depend(task.teacher.digest, images, labels, task.threat, level)
-        for folder in (task.teacher.folder, self.opened.run / "teacher"):
+        for folder in (task.teacher.folder, self.run / "teacher"):
             flags = None if folder is None else read_flags(folder / FLAGS, depends)
             if flags is not None:
                 return flags
-        with self.opened.console.task(f"attacking the teacher {task.teacher.name} for comparison", 1.0) as advance:
+        with self.console.task(f"attacking the teacher {task.teacher.name} for comparison", 1.0) as advance:
             model = task.teacher.model.to(task.device)
             flags = attacked_flags(model, images, labels, task.threat, level=level, advance=advance)
-        write_flags(self.opened.run / "teacher" / FLAGS, depends, *flags)
+        write_flags(self.run / "teacher" / FLAGS, depends, *flags)
         return flags
 
 

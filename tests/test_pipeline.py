@@ -208,7 +208,7 @@ def test_the_users_own_classifier_is_the_reference(setting, tmp_path):
         ({"attack": "l2:1:10"}, "linf"),
         ({"max_latency": "fast"}, "fast"),
         ({"family": "vit"}, "there are: mobilenet, resnet, wrn"),
-        ({"recipe": "trades"}, "pgd-at, rslad"),
+        ({"recipe": "tradez"}, "pgd-at, rslad"),
         ({"strategy": "annealing"}, "annealing"),
         ({"level": "total"}, "smoke"),
     ],
