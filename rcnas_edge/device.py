@@ -90,7 +90,8 @@ class Profile:
     """A device with its latency table.
 
     `overhead_ms` (of a call, without kernels) and `scale` (whole networks against the sum of their kernels) are
-    keyed by "precision/threads/HxW" of the image, and by "precision/threads" for any other image. `provenance` has
+    keyed by "precision/threads/HxW" of the image, and by "precision/threads" for any other image; so is `streaming`,
+    (megabytes of weights that stay in the cache, ms per megabyte of a network's weights beyond). `provenance` has
     one entry per measurement: when, where, with what, how steadily.
     """
 
@@ -102,6 +103,7 @@ class Profile:
     rows: tuple[Row, ...] = field(default=(), repr=False)
     overhead_ms: Mapping[str, float] = field(default_factory=dict)
     scale: Mapping[str, float] = field(default_factory=dict)
+    streaming: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     provenance: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     description: str = ""
     on_first_use: bool = False
@@ -114,6 +116,9 @@ class Profile:
         for setting, value in (*self.overhead_ms.items(), *self.scale.items()):
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"overheads and scales are finite and not negative, {setting} has {value}")
+        for setting, pair in self.streaming.items():
+            if len(pair) != 2 or not all(math.isfinite(value) and value >= 0 for value in pair):
+                raise InputError(f"streaming is MB of cache and ms per MB beyond, not negative, {setting} has {pair}")
 
     @cached_property
     def tables(self) -> Mapping[str, Table]:
@@ -150,15 +155,28 @@ class Profile:
         return total, 1.0 - scale * estimated / total
 
     def scale_and_overhead(self, layers: Sequence[Layer], setting: str) -> tuple[float, float]:
-        """Whole networks of this image size against the sum of their kernels, and the ms of a call without any."""
+        """Whole networks of this image size against the sum of their kernels, and the ms beside: of a call without
+        kernels, and of weights that have to be read from memory.
+        """
         sized = f"{setting}/{image_size(layers)}"
         scale = self.scale.get(sized, self.scale.get(setting, 1.0))
-        return scale, self.overhead_ms.get(sized, self.overhead_ms.get(setting, 0.0))
+        overhead = self.overhead_ms.get(sized, self.overhead_ms.get(setting, 0.0))
+        streaming = self.streaming.get(setting) if sized not in self.scale else self.streaming.get(sized)
+        if streaming:
+            cache, ms_per_megabyte = streaming
+            overhead += ms_per_megabyte * max(0.0, megabytes_of_weights(layers) - cache)
+        return scale, overhead
 
     def digest(self) -> str:
         """Short digest of everything that a latency depends on; provenance and descriptions are not part of it."""
         content = [self.runtime, sorted(row.cells for row in self.rows), dict(self.overhead_ms), dict(self.scale)]
+        content += [dict(self.streaming)] if self.streaming else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def megabytes_of_weights(layers: Sequence[Layer]) -> float:
+    """What the weights of convolutions and linear layers take in fp32, in MB (10^6 bytes)."""
+    return 4e-6 * sum(layer.parameters for layer in layers if layer.kind in ("conv", "linear"))
 
 
 def image_size(layers: Sequence[Layer]) -> str:

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from rcnas_edge.calibration import Pair, checked, fit
+from rcnas_edge.device import megabytes_of_weights
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
 from rcnas_edge.planning import copies_of, ordered, plan, timed_part
@@ -38,8 +40,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 Network = Sequence[Layer]
-Pair = Sequence[float]
-"""(ms summed over the kernels of a network, its measured ms)."""
 
 CALIBRATION, CHECK = 24, 12
 """Whole networks that fix overhead and scale, and others that check the predictions."""
@@ -249,7 +249,7 @@ class _Measurement:
                     break
                 self.progress("whole networks", place / len(chosen))
                 summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
-                pairs.append((summed, self._time(layers)))
+                pairs.append((summed, self._time(layers), megabytes_of_weights(layers)))
             self.save(complete=True, size=size, pairs=pairs)
 
     def _time(self, layers: Network) -> float:
@@ -281,12 +281,17 @@ class _Measurement:
             "calibration": [list(pair) for pair in fitted],
         }
         overhead, scale = dict(self.profile.overhead_ms), dict(self.profile.scale)
+        streaming = dict(self.profile.streaming)
         if fitted:
             entries = [*self._entries(), entry]
             alike = [other for other in entries if other.get("image") == size]
             for key, of_key in ((self.setting, entries), (f"{self.setting}/{size}", alike)):
-                overhead[key], scale[key] = fit([pair for other in of_key for pair in other.get("calibration", ())])
-            entry |= _checked(held, overhead[key], scale[key])
+                found = fit([pair for other in of_key for pair in other.get("calibration", ())])
+                overhead[key], scale[key] = found.overhead, found.scale
+                streaming.pop(key, None)
+                if found.ms_per_mb:
+                    streaming[key] = (found.cache_mb, found.ms_per_mb)
+            entry |= checked(held, found)
         kept = [  # what a killed call began is this measurement's now
             other
             for other in self.profile.provenance
@@ -294,7 +299,12 @@ class _Measurement:
         ]
         rows = {(row.precision, row.threads, row.kernel): row for row in (*self.profile.rows, *self.new)}
         self.profile = replace(
-            self.profile, rows=tuple(rows.values()), scale=scale, overhead_ms=overhead, provenance=(*kept, entry)
+            self.profile,
+            rows=tuple(rows.values()),
+            scale=scale,
+            overhead_ms=overhead,
+            streaming=streaming,
+            provenance=(*kept, entry),
         )
         save_profile(self.profile, self.path.parent, stem=self.path.stem)
         self.saved = time.monotonic()
@@ -309,27 +319,3 @@ def _parted(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
     if len(pairs) == CALIBRATION + CHECK:
         return list(pairs[:CALIBRATION]), list(pairs[CALIBRATION:])
     return [pair for place, pair in enumerate(pairs) if place % 3 != 2], list(pairs[2::3])
-
-
-def fit(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """(overhead, scale) with the least relative error of overhead + scale x summed over pairs (summed, measured) ms."""
-    summed, measured = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
-    features = np.stack([1 / measured, summed / measured], axis=1)
-    if len(pairs) >= 4 and np.ptp(summed) > 0.1 * summed.mean():
-        overhead, scale = np.linalg.lstsq(features, np.ones(len(pairs)), rcond=None)[0]
-        if overhead >= 0 and scale > 0:
-            return float(overhead), float(scale)
-    return 0.0, float(features[:, 1].sum() / (features[:, 1] ** 2).sum())
-
-
-def _checked(held: Sequence[Pair], overhead: float, scale: float) -> dict[str, Any]:
-    """How the predictions of networks that were not used for the fit compare with their measured latency."""
-    if not held:
-        return {"checked": 0}
-    errors = [abs(overhead + scale * summed - measured) / measured for summed, measured in held]
-    return {
-        "checked": len(held),
-        "within_5_percent": sum(error <= 0.05 for error in errors) / len(held),
-        "within_10_percent": sum(error <= 0.10 for error in errors) / len(held),
-        "worst_error": round(max(errors), 4),
-    }

@@ -165,6 +165,7 @@ def _read(entry: Any) -> Profile:
             rows=rows,
             overhead_ms=values.pop("overhead_ms", {}),
             scale=values.pop("scale", {}),
+            streaming={setting: tuple(pair) for setting, pair in values.pop("streaming", {}).items()},
             provenance=tuple(values.pop("provenance", ())),
             **values,
         )
@@ -222,7 +223,7 @@ def _toml(profile: Profile, table: str) -> str:
     if table:
         head["table"] = table
     lines = _assignments(head)
-    for section in ("overhead_ms", "scale"):
+    for section in ("overhead_ms", "scale", "streaming"):
         lines += ["", f"[{section}]", *_assignments(getattr(profile, section))]
     for entry in profile.provenance:
         lines += ["", "[[provenance]]", *_assignments(entry)]

@@ -53,7 +53,9 @@ ROOMS = {
     "reimport": Room(4, never=("exporters",)),
     "search": Room(5, never=("export", "verify", "exporters")),
     "verify": Room(5, also=("decision", "examination", "masking", "square", "sweep", "verdict"), never=("exporters",)),
-    "measure": Room(5, also=("planning", "rowgraph", "specimen", "timing"), never=("search", "train", "torch")),
+    "measure": Room(
+        5, also=("calibration", "planning", "rowgraph", "specimen", "timing"), never=("search", "train", "torch")
+    ),
     "exporters": Room(5, never=("search", "train")),
     "deploy": Room(5, never=("torch", "torchvision", "onnx", "sklearn")),
     "report": Room(

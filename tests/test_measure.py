@@ -220,12 +220,28 @@ def test_large_weights_are_timed_in_parts_that_stay_in_the_cache() -> None:
 
 def test_overhead_and_scale_are_found_again() -> None:
     summed = np.linspace(0.05, 0.3, 12)
-    assert measure.fit([(ms, 0.004 + 1.08 * ms) for ms in summed]) == (pytest.approx(0.004), pytest.approx(1.08))
+    assert measure.fit([(ms, 0.004 + 1.08 * ms) for ms in summed])[:2] == (pytest.approx(0.004), pytest.approx(1.08))
     # a negative overhead is no overhead, and a single network fixes the scale alone
-    overhead, scale = measure.fit([(ms, 1.08 * ms - 0.01) for ms in summed])
+    overhead, scale, *_ = measure.fit([(ms, 1.08 * ms - 0.01) for ms in summed])
     assert overhead == 0
     assert 0.95 < scale < 1.08
-    assert measure.fit([(0.2, 0.22)]) == (0.0, pytest.approx(1.1))
+    assert measure.fit([(0.2, 0.22)])[:2] == (0.0, pytest.approx(1.1))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_streaming_is_found_where_it_is_and_not_where_it_is_not(noise: float) -> None:
+    generator = np.random.default_rng(0)
+    summed, megabytes = generator.uniform(0.2, 2.0, 24), generator.uniform(0.5, 30.0, 24)
+    factor = generator.normal(1.0, noise, 24)
+    streamed = 0.01 + 1.05 * summed + 0.05 * np.maximum(0.0, megabytes - 12.0)
+    found = measure.fit(list(zip(summed, streamed * factor, megabytes, strict=True)))
+    assert found.cache_mb == 12.0
+    assert found == pytest.approx((0.01, 1.05, 12.0, 0.05), rel=0.001 + 3 * noise, abs=1e-6 + noise)
+    assert found.predict(1.0, 20.0) == pytest.approx(0.01 + 1.05 + 0.05 * 8, rel=0.001 + 2 * noise)
+    cached = measure.fit(list(zip(summed, (0.01 + 1.05 * summed) * factor, megabytes, strict=True)))
+    assert cached.ms_per_mb == 0.0
+    small = measure.fit(list(zip(summed, streamed * factor, np.minimum(megabytes, 2.0), strict=True)))
+    assert small.ms_per_mb == 0.0
 
 
 # measuring

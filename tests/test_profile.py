@@ -199,6 +199,18 @@ def test_latency_is_overhead_plus_scaled_sum() -> None:
     assert profile.latency(preactivation(), Target("bench")) == (pytest.approx(0.5 + 1.1 * expected), 1.0)
 
 
+def test_weights_beyond_the_cache_are_streamed() -> None:
+    megabytes = 4e-6 * sum(row.parameters for row in preactivation() if row.kind in ("conv", "linear"))
+    without = one_of_each().latency(preactivation(), Target())[0]
+    for cache, beyond in ((0.25 * megabytes, 0.75 * megabytes), (2 * megabytes, 0.0)):
+        profile = one_of_each(streaming={"fp32/1": (cache, 40.0)})
+        assert profile.latency(preactivation(), Target())[0] == pytest.approx(without + 40 * beyond)
+    sized = one_of_each(scale={"fp32/1": 1.1, "fp32/1/8x8": 1.1}, streaming={"fp32/1": (0.0, 40.0)})
+    assert sized.latency(preactivation(), Target())[0] == pytest.approx(without)  # this image size has seen none
+    with pytest.raises(InputError, match="MB of cache and ms per MB beyond"):
+        one_of_each(streaming={"fp32/1": (-1.0, 40.0)})
+
+
 def test_what_no_row_covers_is_reported_as_a_share() -> None:
     whole = one_of_each(overhead_ms={}, scale={})
     pooled = next(row for row in whole.rows if row.key.operation == "globalpool")
@@ -341,6 +353,7 @@ def test_the_readme_of_the_format_names_every_column_and_key() -> None:
         "on_first_use",
         "overhead_ms",
         "scale",
+        "streaming",
         "provenance",
     ):
         assert word in text, word
