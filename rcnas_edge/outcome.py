@@ -102,9 +102,27 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
         not_checked += pipeline.beside.not_checked()
     values["not_checked"] = not_checked
-    if failed is None and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
+    no_further = all(before.get(stage) for stage in REACHED if values.get(stage))
+    if failed is None and no_further and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
         values |= {name: before.get(name) for name in ("failed", "advice")}
+    _fill_seconds(values)
     return values
+
+
+REACHED = ("architecture", "search", "training", "artefacts")
+"""Sections that a run has as far as it got."""
+
+
+def _fill_seconds(values: dict[str, Any]) -> None:
+    """A stage that was only read back took as long as its own record says; all of them took at least their sum."""
+    verdict = next((artefact["verdict"] for artefact in values.get("artefacts", ()) if artefact["verdict"]), {})
+    recorded = {"search": values.get("search", {}), "train": values.get("training", {}), "verify": verdict}
+    seconds = values["seconds"]
+    for stage, record in recorded.items():
+        if record.get("seconds") is not None:
+            seconds[stage] = max(seconds.get(stage, 0.0), round(record["seconds"], 1))
+    if "all" in seconds:
+        seconds["all"] = max(seconds["all"], round(sum(seconds.values()) - seconds["all"], 1))
 
 
 def _report_before(pipeline: Pipeline) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from rcnas_edge.compress import compress, stage, tell
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import BudgetError, TrainingError, UncheckedError
-from rcnas_edge.outcome import advice
+from rcnas_edge.outcome import _fill_seconds, advice
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
@@ -82,3 +82,17 @@ def test_advice_follows_what_failed(setting: TaskSetting, tmp_path: Path) -> Non
     assert "same command again" in " ".join(advice(pipeline, UncheckedError("logits are not finite")))
     on_measured = " ".join(advice(pipeline, BudgetError("none of the recommended networks keeps it")))
     assert "more than 1 --evaluations" in on_measured, "each budget can be met, so the search did not find it"
+
+
+def test_stages_that_were_read_back_keep_the_time_of_their_record() -> None:
+    values = {
+        "search": {"seconds": 40.04},
+        "training": {"seconds": 12.0},
+        "artefacts": [{"verdict": None}, {"verdict": {"seconds": 30.0}}],
+        "seconds": {"search": 0.0, "export": 3.0, "verify": 31.5, "all": 34.5},
+    }
+    _fill_seconds(values)
+    assert values["seconds"] == {"search": 40.0, "export": 3.0, "verify": 31.5, "train": 12.0, "all": 86.5}
+    empty: dict = {"seconds": {}}
+    _fill_seconds(empty)
+    assert empty == {"seconds": {}}
