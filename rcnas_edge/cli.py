@@ -300,6 +300,8 @@ def profile_show(name: str) -> int:
     click.echo(f"rows         {len(found.rows)}" + ("" if found.rows else " (measured on first use)"))
     for setting, overhead in found.overhead_ms.items():
         click.echo(f"{setting:12} overhead {overhead:.4f} ms, scale {found.scale.get(setting, 1.0):.3f}")
+    for setting, (cache, ms) in found.streaming.items():
+        click.echo(f"{setting:12} weights beyond {cache:g} MB take {ms:.4f} ms per MB")
     for entry in found.provenance:
         click.echo("provenance   " + ", ".join(f"{key} {value}" for key, value in entry.items()))
     return 0
