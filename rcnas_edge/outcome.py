@@ -101,7 +101,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
             clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
         not_checked += pipeline.beside.not_checked()
-    values["not_checked"] = not_checked
+    values["not_checked"] = not_checked if "artefact" in present else None
     no_further = all(before.get(stage) for stage in REACHED if values.get(stage))
     if failed is None and no_further and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
         values |= {name: before.get(name) for name in ("failed", "advice")}
@@ -115,7 +115,8 @@ REACHED = ("architecture", "search", "training", "artefacts")
 
 def _fill_seconds(values: dict[str, Any]) -> None:
     """A stage that was only read back took as long as its own record says; all of them took at least their sum."""
-    verdict = next((artefact["verdict"] for artefact in values.get("artefacts", ()) if artefact["verdict"]), {})
+    said = (artefact["verdict"] for artefact in values.get("artefacts", ()) if artefact["verdict"])
+    verdict: dict[str, Any] = next(said, {})
     recorded = {"search": values.get("search", {}), "train": values.get("training", {}), "verify": verdict}
     seconds = values["seconds"]
     for stage, record in recorded.items():

@@ -39,16 +39,17 @@ def page(content: Content) -> str:
     links = element("nav", *(element("a", heading, href=f"#{key}") for heading, key, _ in SECTIONS))
     links.append(element("a", "report.json", href="report.json", title="the same values for programs"))
     main = element("main")
+    absent = [(heading, key) for heading, key, _ in SECTIONS if content[key] is None]
     for heading, key, section in SECTIONS:
         if content[key] is not None:
             main.append(element("section", element("h2", heading), *section(content), id=key))
-    if absent := [(heading, key) for heading, key, _ in SECTIONS if content[key] is None]:
-        main.append(_absent(absent, failed=bool(content["failed"])))
+        elif key == absent[0][1]:
+            main.append(_absent(absent, failed=bool(content["failed"])))
     return document(f"{name}: rcnas-edge report", header(content), links, main)
 
 
 def _absent(sections: Sequence[tuple[str, str]], *, failed: bool) -> Element:
     """What the run has nothing to say of, in one section."""
     reason = "the run ended before it" if failed else "this stage has not been run"
-    rows = (element("li", f"{heading} Not there: {reason}.", id=key) for heading, key in sections)
+    rows = (element("li", element("strong", heading), f" Not there: {reason}.", id=key) for heading, key in sections)
     return element("section", element("h2", "What is not there"), element("ul", *rows, class_="missing"))

@@ -58,7 +58,9 @@ def budgets(content: Content) -> list[Element]:
         rows.append((heading, cells[0], amount(teacher, unit), *cells[1:], yes_or_no(row["met"])))
     head = ("Budget", "Limit", "Teacher", "Cheapest found", "Predicted", "Measured", "Met")
     drawn = [meter for row in content["budgets"] if (meter := _meter(row))]
-    found = [meters(drawn, title="Spent of what was allowed")] if drawn else []
+    spent = any(row["predicted"] is not None or row["measured"] is not None for row in content["budgets"])
+    title = "Spent of what was allowed" if spent else "The cheapest network found, and what was allowed"
+    found = [meters(drawn, title=title)] if drawn else []
     found.append(table(head, rows, label="Budgets"))
     for row in content["budgets"]:
         if row["name"] == "latency" and row["predicted"] and row["measured"]:
@@ -79,7 +81,7 @@ def _meter(row: Mapping[str, Any]) -> Meter | None:
     name = WORDS.get(row["name"], row["name"])
     if spent is None:
         words = f"cheapest {amount(row['cheapest'], unit)}, limit {amount(limit, unit)}"
-        return Meter(f"{name}: no student yet", row["cheapest"] / teacher, words, "quiet", limit / teacher)
+        return Meter(name, row["cheapest"] / teacher, words, "quiet", limit / teacher)
     sign = {True: "✓", False: "✗ over", None: ""}[row["met"]]
     predicted = row["predicted"] / teacher if row["predicted"] is not None and row["measured"] is not None else None
     words = f"{amount(spent, unit)} of {amount(limit, unit)} {sign}".strip()
