@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[float, str], None]
@@ -19,14 +19,8 @@ class Console(Protocol):
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table of texts."""
 
-    def task(self, title: str, total: float) -> _Task:
+    def task(self, title: str, total: float) -> AbstractContextManager[Advance]:
         """Progress with time left, as a context manager that gives an `Advance`."""
-
-
-class _Task(Protocol):
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *reason: object) -> None: ...
 
 
 class Silent:

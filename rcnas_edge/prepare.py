@@ -41,7 +41,7 @@ ALL_FAMILIES = "all"
 def open_bench(task: Task, run: Run, console: Console) -> Bench:
     """The task with its profile and the teacher's cost: measured where it is not known yet."""
     profile = device_profile(task, run, console)
-    depends = {"teacher": task.teacher.digest, "profile": profile.digest(), "target": str(task.target)}
+    depends: dict[str, Any] = {"teacher": task.teacher.digest, "profile": profile.digest(), "target": str(task.target)}
     depends |= {"data": task.data.digest, "attack": str(task.threat), "seed": task.setting.seed}
     known = run.done("teacher/cost.json", depends)
     if known is None:
@@ -189,10 +189,10 @@ def measure_for(
     channels, height, width = map(int, sizes)
     if kind == ALL_FAMILIES and base is not None:
         raise InputError(f"--base is a network of one family, got {base!r} with --family {ALL_FAMILIES}: leave it out")
-    frame = {"mean": (0.5,) * channels, "std": (0.25,) * channels, "classes": classes}
+    mean, std, shape = (0.5,) * channels, (0.25,) * channels, (channels, height, width)
     networks: list[tuple[Layer, ...]] = []
     for each in families() if kind == ALL_FAMILIES else (family(kind),):
-        largest = each.network(base or each.default_network, image=(channels, height, width), **frame)
+        largest = each.network(base or each.default_network, image=shape, classes=classes, mean=mean, std=std)
         networks += sampled_layers(each.space(largest), 0)
     known = load_profile(name)
     if not known.on_first_use:

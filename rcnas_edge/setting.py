@@ -119,7 +119,7 @@ class TaskSetting:
             key: float(value) if isinstance(value, int) and key in _FLOATS and not isinstance(value, bool) else value
             for key, value in values.items()
         }
-        return cls(**typed)
+        return cls(**typed)  # type: ignore[arg-type]
 
 
 _TYPES = {"str": str, "int": int, "float": float}
