@@ -116,6 +116,13 @@ RECIPES = {
         Recipe("pgd-at", loss="pgd-at", source=MADRY),
         Recipe("rslad", loss="rslad", source=ZI),
         Recipe("rslad-awp", loss="rslad", awp=0.005, source=f"{ZI}; {WU}"),
+        Recipe(
+            "rslad-fast",
+            loss="rslad",
+            warm_attack="n-fgsm",
+            warm_share=2 / 3,
+            source=f"{ZI}; two thirds of the epochs with one step from noise, {DE_JORGE}; the combination is ours",
+        ),
         Recipe("trades", loss="trades", beta=6.0, source=ZHANG),
         Recipe("trades-awp", loss="trades", beta=6.0, awp=0.005, source=f"{ZHANG}; {WU}"),
         Recipe(
