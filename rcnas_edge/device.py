@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
+from rcnas_edge.fusion import DEPTHWISE, RUNTIMES, Kernel, Key, kernels
 from rcnas_edge.space import IMAGE, Layer
 from rcnas_edge.table import Table
 
@@ -70,6 +70,12 @@ class Row:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.ms) and self.ms > 0):
             raise InputError(f"a latency is a positive number of ms, the row {self.kernel} has {self.ms}")
+        _, _, kernel, stride, groups, height, width, *channels = self.kernel
+        if min(kernel, stride, height, width, *channels, self.threads) < 1 or (groups < 1 and groups != DEPTHWISE):
+            raise InputError(
+                "kernel, stride, sizes, channels and threads are at least 1, groups too or -1 (depthwise), the row "
+                f"{self.kernel} with {self.threads} threads is not"
+            )
 
     @property
     def setting(self) -> str:
@@ -113,9 +119,12 @@ class Profile:
             raise InputError(f"a profile's name is not empty and has no '/', got {self.name!r}")
         if self.runtime not in RUNTIMES:
             raise InputError(f"a profile's runtime is one of {', '.join(RUNTIMES)}, {self.name!r} has {self.runtime!r}")
-        for setting, value in (*self.overhead_ms.items(), *self.scale.items()):
+        for setting, value in self.overhead_ms.items():
             if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"overheads and scales are finite and not negative, {setting} has {value}")
+                raise InputError(f"an overhead is finite and not negative, {setting} has {value}")
+        for setting, value in self.scale.items():
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"a scale is finite and above 0, {setting} has {value}")
         for setting, pair in self.streaming.items():
             if len(pair) != 2 or not all(math.isfinite(value) and value >= 0 for value in pair):
                 raise InputError(f"streaming is MB of cache and ms per MB beyond, not negative, {setting} has {pair}")

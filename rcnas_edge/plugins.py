@@ -7,7 +7,7 @@ party's is. Groups: `rcnas_edge.exporters` (a class or function that makes an `E
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -48,6 +48,16 @@ def load_entry(entry: EntryPoint) -> Any:
         raise InputError(
             f"the plugin {entry.name!r} ({entry.value}) does not load: {type(error).__name__}: {error}"
         ) from error
+
+
+def check_owed(made: Any, owed: Sequence[str], called: str) -> None:
+    """Raise InputError unless an object of a plugin, `called` so ("the exporter 'x'"), has what its group owes."""
+    missing = [name for name in owed if not hasattr(made, name)]
+    if missing:
+        raise InputError(
+            f"{called} has {', '.join(owed)}, this {type(made).__name__} has no {', '.join(missing)}: the plugin is "
+            "not made for this version"
+        )
 
 
 def load_all(group: str) -> Iterator[tuple[str, Any]]:

@@ -46,6 +46,19 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
+_KINDS: dict[str, tuple[type, str]] = {
+    "name": (str, "a text"),
+    "table": (str, "the name of a file"),
+    "precisions": (list, "a list"),
+    "threads": (list, "a list"),
+    "overhead_ms": (dict, "a table of numbers"),
+    "scale": (dict, "a table of numbers"),
+    "streaming": (dict, "a table of pairs of numbers"),
+    "provenance": (list, "a list of tables"),
+    "on_first_use": (bool, "true or false"),
+}
+"""What a key of the file holds, where another kind would only be noticed later."""
+
 
 @lru_cache(maxsize=1)
 def _machine() -> tuple[tuple[str, str], ...]:
@@ -99,12 +112,12 @@ def load_profile(name: str) -> Profile:
     if name not in there:
         names = ", ".join(profile.name for profile in list_profiles()) or "none"
         raise InputError(f"no profile is called {name!r}; there are: {names}")
-    return _read(there[name])
+    return _named(name, there[name])
 
 
 def list_profiles() -> tuple[Profile, ...]:
     """Every profile that `load_profile` finds, by name; a file in the cache that cannot be read is left out."""
-    found = {name: _read(entry) for name, entry in _shipped().items()}
+    found = {name: _named(name, entry) for name, entry in _shipped().items()}
     suffix = cache_path("").stem
     paths = sorted(cache_folder().glob("*.toml"), key=lambda path: path.stem.endswith(suffix))
     for path in paths:  # those of this machine last, so that they take the place of others
@@ -122,6 +135,8 @@ def _shipped() -> dict[str, Any]:
     """The TOML files of the plugin packages by profile name (the file's stem)."""
     found: dict[str, Any] = {}
     for plugin, package in plugins.load_all(plugins.PROFILES):
+        if not hasattr(package, "__path__"):
+            raise InputError(f"a plugin of profiles names a package of TOML files, {plugin!r} names {package!r}")
         for entry in resources.files(package).iterdir():
             if entry.name.endswith(".toml"):
                 name = entry.name.removesuffix(".toml")
@@ -132,6 +147,14 @@ def _shipped() -> dict[str, Any]:
                     )
                 found[name] = entry
     return found
+
+
+def _named(name: str, entry: Any) -> Profile:
+    """The profile in a file of a plugin package, which has the name that it is found by."""
+    profile = _read(entry)
+    if profile.name != name:
+        raise InputError(f"the name of a profile is the stem of its file, {entry} has the name {profile.name!r}")
+    return profile
 
 
 def read_profile(path: Path | str) -> Profile:
@@ -148,12 +171,15 @@ def _read(entry: Any) -> Profile:
     schema = values.pop("schema", None)
     if schema != SCHEMA:
         raise InputError(f"profiles of schema {SCHEMA} are read, {entry} has {schema!r}: measure the device anew")
+    for key, (kind, called) in _KINDS.items():
+        if not isinstance(values.get(key, kind()), kind):
+            raise InputError(f"a profile's {key} is {called}, {entry} has {values[key]!r}")
     rows: tuple[Row, ...] = ()
     if table := values.pop("table", ""):
         beside = entry.parent / table if isinstance(entry, Path) else entry.joinpath("..", table)
         try:
             rows = tuple(_rows(beside.read_text(encoding="utf-8"), str(beside)))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"the table of the profile {entry} cannot be read: {error}") from error
     try:
         return Profile(
@@ -166,10 +192,10 @@ def _read(entry: Any) -> Profile:
             overhead_ms=values.pop("overhead_ms", {}),
             scale=values.pop("scale", {}),
             streaming={setting: tuple(pair) for setting, pair in values.pop("streaming", {}).items()},
-            provenance=tuple(values.pop("provenance", ())),
+            provenance=tuple(dict(entry) for entry in values.pop("provenance", ())),
             **values,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"a profile has name, vendor, runtime and what the format documents, {entry}: {error}"
         ) from error
@@ -236,9 +262,12 @@ def _assignments(values: Mapping[str, Any]) -> list[str]:
 
 def _write_whole(path: Path, text: str) -> None:
     """Write aside, flush to disk, rename: a reader sees the former file or this one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

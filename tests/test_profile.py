@@ -285,6 +285,7 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         save_profile(one_of_each(scale={"fp32/1": 9.0}), tmp_path)
     assert read_profile(path) == former
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bench.csv", "bench.toml"]
 
 
 @pytest.mark.parametrize(
@@ -297,6 +298,16 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: 
         (".csv", ",ms\n", ",milliseconds\n", "has the columns"),
         (".csv", ",0.01\n", ",fast\n", "line 2"),
         (".csv", ",0.01\n", ",-1\n", "positive number of ms"),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,0,1,8,8,16,16,0.1\n", "are at least 1"),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,0,8,8,16,16,0.1\n", "are at least 1"),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,1,8,8,0,16,0.1\n", "are at least 1"),
+        (".toml", '"table" = "bench.csv"', '"table" = 3', "table is the name of a file, .* has 3"),
+        (".toml", '"threads" = [1]', '"threads" = "1"', "threads is a list"),
+        (".toml", "[streaming]", "[[streaming]]", "streaming is a table of pairs"),
+        (".toml", '"on_first_use" = false', '"on_first_use" = "no"', "on_first_use is true or false"),
+        (".toml", '[scale]\n"fp32/1" = 1.1', '[scale]\n"fp32/1" = 0', "a scale is finite and above 0"),
+        (".toml", '[overhead_ms]\n"fp32/1" = 0.5', '[overhead_ms]\n"fp32/1" = "0.5"', "what the format documents"),
+        (".toml", "[[provenance]]", "[provenance]", "provenance is a list of tables"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, suffix: str, old: str, new: str, message: str) -> None:
@@ -305,6 +316,14 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, suffix: str, old:
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=message):
+        read_profile(path)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = save_profile(one_of_each(), tmp_path)
+    table = path.with_suffix(".csv")
+    table.write_bytes(table.read_bytes().replace(b"conv", "cönv".encode("latin-1"), 1))
+    with pytest.raises(InputError, match="the table of the profile .* cannot be read"):
         read_profile(path)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rcnas_edge import plugins
+from rcnas_edge.errors import InputError
 from rcnas_edge.space import Layer, Shape, Space
 
 if TYPE_CHECKING:
@@ -76,11 +77,34 @@ class Family(Protocol):
         """Copy importance-ordered slices of the parent's weights; returns the share of the student that was copied."""
 
 
+OWED = (
+    "name",
+    "default_network",
+    "networks",
+    "published_moments",
+    "network",
+    "config",
+    "layers",
+    "build",
+    "space",
+    "inherit",
+)
+"""What a `Family` has."""
+
+
 def families() -> tuple[Family, ...]:
     """Every family that is registered, by name."""
-    return tuple(kind for _, kind in plugins.load_all(plugins.FAMILIES))
+    return tuple(_checked(name, kind) for name, kind in plugins.load_all(plugins.FAMILIES))
 
 
 def family(name: str) -> Family:
     """The family registered under a name; InputError lists what there is."""
-    return plugins.load(plugins.FAMILIES, name)
+    return _checked(name, plugins.load(plugins.FAMILIES, name))
+
+
+def _checked(name: str, kind: Any) -> Family:
+    """The family itself; InputError unless it has all that a family owes, and the name that it is found by."""
+    plugins.check_owed(kind, OWED, f"the family {name!r}")
+    if kind.name != name:
+        raise InputError(f"a family is registered under its own name, {kind.name!r} is registered as {name!r}")
+    return kind
