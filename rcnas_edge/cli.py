@@ -369,6 +369,7 @@ class TerminalConsole:
         """A bar with the time left on a terminal, one line elsewhere."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.table import Column
 
         terminal = Console(stderr=True)
         if not terminal.is_terminal:
@@ -382,8 +383,16 @@ class TerminalConsole:
             if last[0]:
                 click.echo(f"  {last[0]}")
             return
-        parts = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-        with Progress(*parts, TimeRemainingColumn(), TextColumn("{task.fields[words]}"), console=terminal) as progress:
+        times = Column(min_width=7, no_wrap=True)  # a narrow terminal cuts the words, never the times
+        parts = (
+            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=12),
+            TimeElapsedColumn(table_column=times.copy()),
+            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+            TimeRemainingColumn(table_column=times.copy()),
+            TextColumn("{task.fields[words]}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
+        )
+        with Progress(*parts, console=terminal, expand=True) as progress:
             bar = progress.add_task(title, total=total, words="")
             yield lambda done, text: progress.update(bar, completed=done, words=text)
 
