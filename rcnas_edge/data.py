@@ -97,8 +97,9 @@ def load_dataset(
 ) -> Dataset:
     """Read a data set; `held_out` is a stratified, seeded part of train.
 
-    `subset` takes that many images of train (held-out ones included) and at most that many of test, stratified
-    and seeded, for trials. Raises InputError for an unknown name, a missing folder or an unreadable image.
+    `subset` takes about that many images of train (held-out ones included) and at most about that many of test,
+    stratified and seeded, for trials: every class is rounded. Raises InputError for an unknown name, a missing folder
+    or an unreadable image.
     """
     if name not in SOURCES:
         raise InputError(f"a data set is one of {', '.join(SOURCES)}, got {name!r}")
@@ -197,7 +198,9 @@ def _torchvision(kind: str) -> Callable[[Path | None, int | None], tuple[Split, 
         for train in (True, False):
             try:
                 data = getattr(datasets, kind)(str(root), train=train, download=False)
-            except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+                if len(data.data) != len(data.targets):
+                    raise ValueError(f"{len(data.data)} images have {len(data.targets)} labels")
+            except Exception as error:  # torchvision asserts on damaged files, and raises many other types
                 raise InputError(
                     f"{kind} is not, or not whole, under --data-root {root} (torchvision's layout): {error}"
                 ) from error
@@ -235,17 +238,28 @@ def _read_classes(root: Path, size: int, expected: tuple[str, ...] | None) -> tu
         raise InputError(f"a folder data set has one folder of images per class, {root} has not: {error}") from error
     if expected is not None and tuple(listing.classes) != expected:
         raise InputError(f"{root} has the classes {listing.classes}, train has {list(expected)}: make them the same")
-    images = np.stack([_read_image(Path(path), size) for path, _ in listing.samples])
-    return Split(images, np.array([label for _, label in listing.samples], dtype=np.int64)), tuple(listing.classes)
+    # listed class by class: mixed, so that the first so many images of a split stand for all of its classes
+    samples = [listing.samples[index] for index in np.random.default_rng(0).permutation(len(listing.samples))]
+    images = np.stack([_read_image(Path(path), size) for path, _ in samples])
+    return Split(images, np.array([label for _, label in samples], dtype=np.int64)), tuple(listing.classes)
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
-    """RGB uint8 (3, size, size): the shorter side is scaled to `size`, the centre is cut out."""
+    """RGB uint8 (3, size, size): the shorter side is scaled to `size`, the centre is cut out.
+
+    Of 16 bits the upper eight are taken: Pillow's own conversion cuts grey images off at 255 of 65535, which is white.
+    """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+            if image.mode in ("I", "F"):
+                raise InputError(
+                    f"an image has 8 or 16 bits per channel, {path} has 32 (mode {image.mode}): convert it"
+                )
+            wide = image.mode.startswith("I;16")
+            grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if wide else image
+            square = ImageOps.fit(grey.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"every file of a folder data set is a readable image, {path} is not: {error}") from error
     return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rcnas_edge.data import Split, load_dataset, stratified
+from rcnas_edge.data import Split, _read_image, load_dataset, stratified
 from rcnas_edge.errors import InputError
 
 
@@ -90,6 +90,41 @@ def test_folder_with_train_and_test(tmp_path):
     (tmp_path / "test" / "dog").rename(tmp_path / "test" / "wolf")
     with pytest.raises(InputError, match="wolf"):
         load_dataset("folder", root=tmp_path, image_size=8)
+
+
+def test_a_folders_classes_are_mixed(tmp_path):
+    """Selection takes the first so many held-out images, batch statistics the first so many of train."""
+    data = load_dataset("folder", root=make_folder(tmp_path, per_class=60), image_size=4)
+    for split in (data.train, data.held_out):
+        third = split.labels[: len(split) // 3]
+        assert set(third) == {0, 1, 2}
+    again = load_dataset("folder", root=tmp_path, image_size=4)
+    assert again.digest == data.digest
+
+
+def test_sixteen_bits_are_brought_to_eight(tmp_path):
+    make_folder(tmp_path)
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "cat" / "wide.png")
+    image = _read_image(tmp_path / "cat" / "wide.png", 8)
+    assert (image == grey >> 8).all()
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "cat" / "float.tiff")
+    with pytest.raises(InputError, match=r"float\.tiff has 32 \(mode F\)"):
+        load_dataset("folder", root=tmp_path, image_size=8)
+
+
+@pytest.mark.parametrize("damage", ["magic", "labels"])
+def test_damaged_fashion_mnist_is_one_sentence(tmp_path, damage):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for half in ("train", "t10k"):
+        images, labels = (2051, 6, 4, 4), (2049, 5 if damage == "labels" else 6)
+        for name, header, count in (("images-idx3", images, 96), ("labels-idx1", labels, labels[1])):
+            magic = 0x0B00 + 9 if damage == "magic" else header[0]
+            content = np.array([magic, *header[1:]], dtype=">i4").tobytes() + bytes(count)
+            (raw / f"{half}-{name}-ubyte").write_bytes(content)
+    with pytest.raises(InputError, match="not whole"):
+        load_dataset("fashion-mnist", root=tmp_path)
 
 
 @pytest.mark.parametrize(
