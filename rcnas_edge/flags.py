@@ -16,6 +16,7 @@ from rcnas_edge.checkpoint import read_state, write_state
 from rcnas_edge.console import Advance
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
+from rcnas_edge.examination import logits_of
 from rcnas_edge.verify import LEVELS
 
 FLAGS = "attacked.safetensors"
@@ -51,20 +52,17 @@ def attacked_flags(
     advance: Advance,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clean and robust flags (N,) of a model under the headline attack; robust is the worst case per example."""
-    device = next(model.parameters()).device
-    x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+    clean = logits_of(model, images).argmax(1) == labels
     results = headline(
         model,
-        x,
-        y,
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
         threat,
         seed=0,
         square_queries=LEVELS[level].square_queries,
         progress=lambda text, share: advance(share, text),
     )
-    with torch.no_grad():
-        clean = (model(x).argmax(1) == y).cpu().numpy()
-    robust = np.logical_and.reduce([clean, *(result.robust.cpu().numpy() for result in results.values())])
+    robust = np.logical_and.reduce([clean, *(result.robust.numpy() for result in results.values())])
     return clean, robust
 
 

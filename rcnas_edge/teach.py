@@ -42,6 +42,10 @@ class TeacherSetting:
     seed: int = 0
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"--seed is between 0 and 2147483647, got {self.seed}")
+
 
 def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, Rate]:
     """Train a teacher into the folder `out` and attack it on test images; returns clean and robust rates.
@@ -56,6 +60,7 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
         image_size=setting.image_size,
         subset=setting.subset,
     )
+    drawn = data.test.take(test_indices(data, setting.level, setting.seed))
     threat = Threat.parse(setting.attack or data.threat)
     kind = family(setting.family)
     name = setting.network or kind.default_network
@@ -108,7 +113,6 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
         checkpoint = read_checkpoint(out)
         model, _ = checkpoint.build()
         digest = digest_of([checkpoint.sha256, checkpoint.network])
-        drawn = data.test.take(test_indices(data, setting.level, setting.seed))
         images, labels = drawn.floats(), drawn.labels
         key = flags_depend(digest, images, labels, threat, setting.level)
         flags = read_flags(out / FLAGS, key)

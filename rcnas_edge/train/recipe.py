@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -59,7 +60,7 @@ class Recipe:
                 f"batch normalisation needs at least 2 images at a time, got a batch of {self.batch_size} in "
                 f"{self.accumulate} part(s)"
             )
-        if self.learning_rate <= 0 or self.step_ratio <= 0 or not 0 <= self.ema < 1:
+        if not 0 < self.learning_rate < math.inf or not self.step_ratio > 0 or not 0 <= self.ema < 1:
             raise InputError(f"a recipe has a learning rate and step > 0 and an EMA decay in [0, 1), got {self}")
         if not 0 <= self.warm_share <= 1 or not 0 <= self.awp_after <= 1 or min(self.beta, self.awp) < 0:
             raise InputError(f"shares of a recipe lie in [0, 1], beta and awp are not negative, got {self}")
