@@ -151,6 +151,14 @@ class Beside:
             return None
         return known if all(known["depends"].get(key) == value for key, value in self._network().items()) else None
 
+    def _file_name(self, name: str, suffix: str) -> str:
+        """What a format's file is called: model and its suffix, with the format's name between if that is taken."""
+        plain = f"model{suffix}"
+        records = (self.opened.run / "artefacts").glob(_record_name("*").rpartition("/")[2])
+        known = [read_json(path) for path in records if path.name != Path(_record_name(name)).name]
+        taken = {record.get("artefact") for record in known if isinstance(record, dict)}
+        return f"model.{name}{suffix}" if plain in taken | {f"model.{self.opened.setting.format}"} else plain
+
     def _keep(self, name: str, depends: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Write a record, unless it says this already."""
         values = {key: value for key, value in values.items() if key != "depends"}
@@ -160,7 +168,7 @@ class Beside:
     def _write(self, name: str) -> None:
         """Write the file, unless it is there for this network and these settings."""
         kind, known = exporter(name), self._record(name)
-        path = self.opened.run / "artefacts" / f"model{kind.suffix}"
+        path = self.opened.run / "artefacts" / self._file_name(name, kind.suffix)
         there = path.is_file() and known is not None and "artefact" in known
         try:
             depends = {**self._network(), "settings": kind.settings()}
@@ -171,7 +179,8 @@ class Beside:
             raise
         if there and known is not None and known["depends"] == depends:
             return
-        _remove(path)  # of another network or setting: it must not outlive its record
+        (self.opened.run / _record_name(name)).unlink(missing_ok=True)
+        _remove(path)  # of another network or setting: neither it nor its record must outlive the other
         model, _ = self.shipping.fitting.train().build()
         artefact = export_network(self.opened, model, path, digest=depends["weights"], format=name)
         self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes")

@@ -16,9 +16,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from rcnas_edge_exporters import tensorrt as ours
+from rcnas_edge_exporters.onnx import OnnxExporter
 from rcnas_edge_exporters.tensorrt_engine import Engine, inspected
 from torch import nn
 
+from rcnas_edge import beside, shipping
 from rcnas_edge.beside import Beside
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
@@ -418,6 +420,21 @@ def test_an_engine_is_built_once_and_again_for_another_network_or_setting_only(t
     (tmp_path / "artefacts" / "model.engine").write_bytes(b"vtrt")
     with pytest.raises(InputError, match="changed after the export"):
         Stage(tmp_path, weights="other").export()
+
+
+def test_a_format_of_the_artefacts_suffix_has_a_file_of_its_own(tmp_path, monkeypatch):
+    class Half(OnnxExporter):
+        format = "onnx-half"
+
+    for module in (beside, shipping):
+        monkeypatch.setattr(module, "exporter", lambda name: Half())
+    artefact = tmp_path / "artefacts" / "model.onnx"
+    artefact.parent.mkdir()
+    artefact.write_bytes(b"what ships")
+    for _ in range(2):
+        Stage(tmp_path, also="onnx-half").export()
+    assert artefact.read_bytes() == b"what ships"
+    assert read_artefact(artefact.with_name("model.onnx-half.onnx")).format == "onnx-half"
 
 
 @builds
