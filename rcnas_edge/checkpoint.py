@@ -144,7 +144,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not plain weights
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"weights are a safetensors file or a state dict that torch loads with weights_only=True, {path} is not "
             f"({reason}): save model.state_dict()"
@@ -152,7 +152,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "net"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in loaded.items()
+    ):
         raise InputError(
             f"a weights file holds a state dict (names to tensors), {path} holds a {type(loaded).__name__}"
         )

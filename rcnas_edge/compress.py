@@ -45,6 +45,7 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
                 work()
                 pipeline.seconds[name] = time.perf_counter() - begun
         except (BudgetError, TrainingError, UncheckedError) as error:
+            run.keep_setting(setting)  # the task that the report is of, also if one before it failed here too
             _tell_failure(pipeline, error, console)
             raise
         pipeline.seconds["all"] = time.perf_counter() - started

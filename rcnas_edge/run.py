@@ -54,7 +54,7 @@ class Run:
 
     def keep_setting(self, setting: TaskSetting) -> None:
         """Write the task."""
-        write_whole(self / TASK, lambda aside: aside.write_text(setting.to_toml()))
+        write_whole(self / TASK, lambda aside: aside.write_text(setting.to_toml(), encoding="utf-8"))
 
     def done(self, name: str, depends: Mapping[str, Any]) -> dict[str, Any] | None:
         """The content of a stage's file if it was made for these dependencies, None if there is none yet.
@@ -82,7 +82,8 @@ class Run:
     def drop_if_other(self, name: str, depends: Mapping[str, Any]) -> None:
         """Delete a stage's file that was made for other dependencies: the caller was asked to make it anew."""
         path = self / name
-        if path.is_file() and read_json(path).get("depends") != _plain(depends):
+        values = read_json(path) if path.is_file() else None
+        if isinstance(values, dict) and values.get("depends") != _plain(depends):
             path.unlink()
 
     def keep(self, name: str, depends: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Nothing is opened here; `task.open_task` turns the names into live things.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -73,8 +74,13 @@ class TaskSetting:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not isinstance(value, _TYPES[str(field.type).split(" ")[0]]):
+            kind = _TYPES[str(field.type).split(" ")[0]]
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
                 raise InputError(f"{flag(field.name)} is of type {field.type}, got {value!r}")
+            if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise InputError(
+                    f"{flag(field.name)} is text that UTF-8 can write, got {value!r}: rename what it names"
+                )
         for name in ("threads", "evaluations", "judge_epochs", "finalists", "epochs", "batch_size", "subset"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -134,7 +140,7 @@ def flag(name: str) -> str:
 def read_task(path: Path) -> dict[str, Any]:
     """The values of a task file; InputError names a file that is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"a task file is a TOML file, {path} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -142,7 +148,4 @@ def read_task(path: Path) -> dict[str, Any]:
 
 
 def _toml(value: str | int | float) -> str:
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    return repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)  # such strings are TOML's

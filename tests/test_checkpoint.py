@@ -92,6 +92,9 @@ def test_anything_that_needs_code_to_unpickle_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(InputError, match="holds a list"):
         load_weights(tmp_path / "list.pt")
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pt")
+    with pytest.raises(InputError, match="names to tensors"):
+        load_weights(tmp_path / "numbers.pt")
     with pytest.raises(InputError, match="is not one"):
         load_weights(tmp_path / "missing.pt")
 

@@ -152,6 +152,9 @@ def test_a_budget_that_cannot_be_met_is_told_before_any_training(setting, tmp_pa
     assert any("NO" in line for line in console.said)
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert "macs" in report["failed"]
+    with pytest.raises(BudgetError, match="macs"):
+        compress(replace(setting, max_macs="2%"), tmp_path / "a", console)
+    assert Run(tmp_path / "a").setting().max_macs == "2%"  # the task of the report that is there now
 
 
 def test_a_dry_run_tells_and_leaves_nothing(setting, tmp_path, monkeypatch):

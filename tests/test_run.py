@@ -29,6 +29,10 @@ def test_only_anothers_file_is_dropped(tmp_path):
     assert (tmp_path / "verdict.json").exists()
     run.drop_if_other("verdict.json", {"level": "standard"})
     assert not (tmp_path / "verdict.json").exists()
+    (tmp_path / "verdict.json").write_text("[]")
+    run.drop_if_other("verdict.json", {"level": "standard"})
+    with pytest.raises(InputError, match="stage's file of this version"):
+        run.done("verdict.json", {"level": "standard"})
 
 
 def test_two_runs_at_once_are_refused(tmp_path):

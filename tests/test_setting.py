@@ -7,8 +7,8 @@ from rcnas_edge.setting import TaskSetting, read_task
 
 
 def test_a_task_file_comes_back_as_it_was(tmp_path):
-    setting = TaskSetting(dataset="folder", data_root='C:\\a "b"', max_macs="40%", min_robust=0.5, image_size=32)
-    (tmp_path / "task.toml").write_text(setting.to_toml())
+    setting = TaskSetting(dataset="folder", data_root='C:\\a "b"\r\té', max_macs="40%", min_robust=0.5, image_size=32)
+    (tmp_path / "task.toml").write_text(setting.to_toml(), encoding="utf-8", newline="")
     assert TaskSetting.from_dict(read_task(tmp_path / "task.toml")) == setting
 
 
@@ -23,6 +23,8 @@ def test_budgets_are_the_given_ones_or_the_default():
         ({"max_mac": "1M"}, "did you mean 'max_macs'"),
         ({"evaluations": "12"}, "--evaluations is of type int, got '12'"),
         ({"evaluations": 0}, "at least 1"),
+        ({"evaluations": True}, "--evaluations is of type int, got True"),
+        ({"data_root": "\udcff"}, "--data-root is text that UTF-8 can write"),
         ({"min-robust": 45}, "fraction between 0 and 1"),
         ({"precision": "int8"}, "fp32"),
         ({"device": "tpu"}, "auto, cpu or cuda"),
