@@ -63,8 +63,16 @@ class Told:
     @property
     def latency_ms(self) -> float | None:
         """The measured median, else the prediction."""
+        return self.timed[0] if self.timed else self.cost.get("latency")
+
+    @property
+    def timed(self) -> tuple[float, str] | None:
+        """The measured median in ms, and on what: runtime, provider and threads; None if nothing was timed."""
         timed = (self.artefact or {}).get("latency")
-        return timed["p50_ms"] if timed else self.cost.get("latency")
+        if not timed or timed["p50_ms"] is None:
+            return None
+        threads = "threads not known" if timed["threads"] is None else f"{timed['threads']} thread(s)"
+        return timed["p50_ms"], ", ".join([*(timed[key] for key in ("runtime", "provider") if timed[key]), threads])
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -182,8 +190,8 @@ def _figures(run: Told) -> Iterator[tuple[str, str]]:
     yield "threat", verdict.get("threat") or ""
     yield "teacher", teacher.get("name") or ""
     yield "teacher, robust", _rate(teacher.get("robust"))
-    timed = (run.artefact or {}).get("latency")
-    yield "latency, measured", _of_teacher(timed["p50_ms"] if timed else None, "ms", whole.get("latency"))
+    yield "latency, measured", _of_teacher(run.timed[0] if run.timed else None, "ms", whole.get("latency"))
+    yield "timed on", "" if run.timed is None else run.timed[1]
     yield "latency, predicted", _of_teacher(cost.get("latency"), "ms", None)
     yield "MACs", _of_teacher(cost.get("macs"), "", whole.get("macs"))
     yield "parameters", _of_teacher(cost.get("params"), "", whole.get("params"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from rcnas_edge.checkpoint import write_whole
-from rcnas_edge.compare import Pair, Told, asked_differently, pairs, side_by_side
+from rcnas_edge.compare import SIGNIFICANT, Pair, Told, asked_differently, pairs, side_by_side
 from rcnas_edge.report_bars import Meter, Range, meters, ranges
 from rcnas_edge.report_drawing import Series, chart
 from rcnas_edge.report_html import document
@@ -49,14 +49,21 @@ def headline(runs: Sequence[Told], found: Sequence[Pair]) -> str:
     (pair,) = found
     if pair.robust is None:
         said = "cannot be compared image by image"
-    elif pair.robust.p_value >= 0.05:
+    elif pair.robust.p_value >= SIGNIFICANT:
         said = f"no difference in robust accuracy is shown ({pair.robust})"
     else:
         more = "more" if pair.robust.value > 0 else "less"
         said = f"{pair.second.name} is {more} robust ({pair.robust})"
-    times = [run.latency_ms for run in runs]
-    speed = f"; it takes {percent(times[1] / times[0])} of the time" if times[0] and times[1] else ""
-    return f"{pair.second.name} against {pair.first.name}: {said}{speed}."
+    return f"{pair.second.name} against {pair.first.name}: {said}{_speed(*runs)}."
+
+
+def _speed(first: Told, second: Told) -> str:
+    """How the measured times compare, where both were measured on the same runtime with the same threads."""
+    if first.timed is None or second.timed is None or not first.timed[0]:
+        return ""
+    if first.timed[1] != second.timed[1]:
+        return "; their times were not measured alike"
+    return f"; it takes {percent(second.timed[0] / first.timed[0])} of the time"
 
 
 def _results(runs: Sequence[Told]) -> list[Element]:
@@ -69,13 +76,15 @@ def _results(runs: Sequence[Told]) -> list[Element]:
                 rates.append(Range(f"{kind}, {run.name}", value, low, high, percent(rate["value"]), colours[run.name]))
     drawn = [ranges(rates, title="Accuracy on test images", unit="%", note="Whiskers are 95 % intervals.")]
     placed = [
-        (run.name, run.latency_ms, 100 * rate["value"])
+        (run, run.latency_ms, 100 * rate["value"])
         for run in runs
         if run.latency_ms is not None and (rate := run.rate("robust"))
     ]
     if placed:
         scale, unit = (1000.0, "µs") if max(ms for _, ms, _ in placed) < 0.1 else (1.0, "ms")
-        series = [Series(name, [(scale * ms, robust)], "star", colours[name]) for name, ms, robust in placed]
+        series = [
+            Series(_predicted(run), [(scale * ms, robust)], "star", colours[run.name]) for run, ms, robust in placed
+        ]
         told = "; ".join(
             f"{entry.label}: {entry.points[0][1]:.1f} % at {entry.points[0][0]:.3g} {unit}" for entry in series
         )
@@ -92,7 +101,9 @@ def _results(runs: Sequence[Told]) -> list[Element]:
     for title, (unit, values) in bars.items():
         largest = max((value for value in values if value is not None), default=0) or 1
         rows = [
-            Meter(run.name, value / largest, amount(value, unit), colours[run.name])
+            Meter(
+                _predicted(run) if unit == "ms" else run.name, value / largest, amount(value, unit), colours[run.name]
+            )
             for run, value in zip(runs, values, strict=True)
             if value is not None
         ]
@@ -111,6 +122,11 @@ def _results(runs: Sequence[Told]) -> list[Element]:
         if run.content["failed"]
     ]
     return [*ended, element("div", *drawn, class_="pair"), table(head, rows_of_table, label="The runs side by side")]
+
+
+def _predicted(run: Told) -> str:
+    """The name of a run beside its latency, which is a prediction where nothing was timed."""
+    return run.name if run.timed else f"{run.name}, predicted"
 
 
 def _words(text: str) -> str | tuple[str, str]:

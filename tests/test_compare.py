@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 from pathlib import Path
@@ -226,6 +227,26 @@ def test_the_page_fetches_nothing_and_holds_names_as_text(tmp_path: Path) -> Non
     assert "3 runs; 2 of 2 can be held against" in found.text
     drawn = re.findall(r'aria-label="([^"]*)"', html)
     assert any(text.startswith("Paired differences. robust: b − ") for text in drawn)
+
+
+def test_times_are_held_against_each_other_only_where_they_were_measured_alike(two: tuple[Path, Path]) -> None:
+    runs = read_runs(two)
+    assert "it takes 50.0\N{NO-BREAK SPACE}% of the time" in headline(runs, pairs(runs))
+    path = two[1] / "report.json"
+    values = json.loads(path.read_text())
+    latency = values["artefacts"][0]["latency"]
+    latency["threads"] = 2
+    path.write_text(json.dumps(values))
+    runs = read_runs(two)
+    assert "their times were not measured alike" in headline(runs, pairs(runs))
+    first, second = dict(side_by_side(runs))["timed on"]
+    assert first.replace("1 thread(s)", "2 thread(s)") == second != first
+    values["artefacts"][0]["latency"] = None  # a prediction is no measured time
+    path.write_text(json.dumps(values))
+    runs = read_runs(two)
+    assert "time" not in headline(runs, pairs(runs))
+    assert "b, predicted" in page(runs)
+    assert "a, predicted" not in page(runs)
 
 
 def test_runs_are_not_changed_by_reading_them(two: tuple[Path, Path]) -> None:
