@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data-root", type=Path, help="folder of the data, in torchvision's layout")
     parser.add_argument("--subset", type=int, help="only so many training images")
-    parser.add_argument("--network", default="wrn-16-2")
+    parser.add_argument("--network", default="wrn-16-2", help="a network of the family wrn")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--attack-steps", type=int, default=10)
