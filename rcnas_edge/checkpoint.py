@@ -127,6 +127,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     values = read_json(folder / NETWORK)
     if not isinstance(values, dict) or values.get("schema") != 1 or not {"family", "network", "facts"} <= set(values):
         raise InputError(f"{folder / NETWORK} must describe a checkpoint of schema 1, it does not: train it again")
+    kinds = {"family": str, "network": dict, "facts": dict}
+    if not all(isinstance(values[name], kind) for name, kind in kinds.items()):
+        raise InputError(
+            f"{folder / NETWORK} must name a family and hold a network and facts, it does not: copy it anew"
+        )
     checkpoint = Checkpoint(values["family"], values["network"], values["facts"], folder)
     if not (folder / WEIGHTS).is_file() or checkpoint.sha256 != values.get("sha256"):
         raise InputError(f"{folder / WEIGHTS} must be the file that {NETWORK} names by sha256, it is not: copy both")

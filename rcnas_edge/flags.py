@@ -17,17 +17,16 @@ from rcnas_edge.console import Advance
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.examination import logits_of
-from rcnas_edge.verify import LEVELS
+from rcnas_edge.verify import LEVELS, drawn_indices
 
 FLAGS = "attacked.safetensors"
 
 
 def test_indices(data: Dataset, level: str, seed: int) -> np.ndarray:
-    """Which test images a level takes, ascending: all, or the seeded part that `verify` draws."""
+    """Which test images a level takes: those that `verify` draws."""
     if level not in LEVELS:
         raise InputError(f"--level is one of {', '.join(LEVELS)}, got {level!r}")
-    count, total = LEVELS[level].images, len(data.test)
-    return np.sort(np.random.default_rng(seed).permutation(total)[:count]) if count < total else np.arange(total)
+    return drawn_indices(len(data.test), LEVELS[level].images, seed)
 
 
 def flags_depend(network: str, images: np.ndarray, labels: np.ndarray, threat: Threat, level: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.examination import Examination, Flags, Level, Progress, Subject
 from rcnas_edge.verdict import Findings, Gates, Verdict
 
-__all__ = ["LEVELS", "Gates", "Level", "Subject", "Verdict", "saved_flags", "verify"]
+__all__ = ["LEVELS", "Gates", "Level", "Subject", "Verdict", "drawn_indices", "saved_flags", "verify"]
 
 LEVELS = {
     "smoke": Level(
@@ -100,6 +100,11 @@ def saved_flags(arrays: Path) -> Flags:
         return saved["clean"], saved["robust"]
 
 
+def drawn_indices(total: int, count: int, seed: int) -> np.ndarray:
+    """Which of `total` examples are taken, ascending: all, or `count` of them drawn without replacement by the seed."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count]) if count < total else np.arange(total)
+
+
 def _level(level: str | Level) -> Level:
     if isinstance(level, Level):
         return level
@@ -122,9 +127,7 @@ def _draw(
         )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels are one class per image ({len(images)}), got {labels.dtype} {labels.shape}")
-    indices = np.arange(len(images))
-    if count < len(images):
-        indices = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
+    indices = drawn_indices(len(images), count, seed)
     return np.ascontiguousarray(images[indices]), labels[indices].astype(np.int64), indices
 
 

@@ -38,6 +38,14 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert checkpoint.facts == {"threat": "linf:0.1:10"}
 
 
+@pytest.mark.parametrize("change", [{"family": ["wrn"]}, {"network": None}, {"facts": []}])
+def test_a_description_of_other_types_is_refused(tmp_path, change):
+    values = {"schema": 1, "family": "wrn", "network": {}, "facts": {}, **change}
+    (tmp_path / "network.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="must name a family and hold a network"):
+        read_checkpoint(tmp_path)
+
+
 def test_changed_weights_are_refused(tmp_path):
     config, model = small_network()
     write_checkpoint(tmp_path, model, config, family="wrn", facts={})
