@@ -283,7 +283,8 @@ def profile_list() -> int:
     from rcnas_edge.profile import list_profiles
 
     for found in list_profiles():
-        rows = f"{len(found.rows)} rows" if found.rows else "measured on first use"
+        empty = "measured on first use" if found.on_first_use else "not measured"
+        rows = f"{len(found.rows)} rows" if found.rows else empty
         click.echo(f"{found.name:16} {found.runtime:20} {rows:24} {found.vendor}")
     return 0
 
@@ -297,7 +298,8 @@ def profile_show(name: str) -> int:
     found = load_profile(name)
     click.echo(f"name         {found.name}\nvendor       {found.vendor}\nruntime      {found.runtime}")
     click.echo(f"precisions   {', '.join(found.precisions)}\nthreads      {', '.join(map(str, found.threads))}")
-    click.echo(f"rows         {len(found.rows)}" + ("" if found.rows else " (measured on first use)"))
+    first_use = not found.rows and found.on_first_use
+    click.echo(f"rows         {len(found.rows)}" + (" (measured on first use)" if first_use else ""))
     for setting, overhead in found.overhead_ms.items():
         click.echo(f"{setting:12} overhead {overhead:.4f} ms, scale {found.scale.get(setting, 1.0):.3f}")
     for setting, (cache, ms) in found.streaming.items():

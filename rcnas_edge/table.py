@@ -71,7 +71,8 @@ def interpolate(points: Points, channels_in: int, channels_out: int) -> float | 
     """ms between measured points, or None outside them.
 
     A measured point is itself; else bilinear in the smallest rectangle whose four corners were measured; else
-    linear between two points of the same ratio out : in (a surface that was measured along that ray only).
+    linear between two points of the same ratio out : in (a surface that was measured along that ray only), which is
+    a little too much for a dense convolution, whose cost bends upwards along a ray.
     """
     exact = points.get((channels_in, channels_out))
     if exact is not None:

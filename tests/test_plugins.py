@@ -10,8 +10,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from rcnas_edge import nets, plugins
+from rcnas_edge.cli import cli
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter
 from rcnas_edge.profile import list_profiles, load_profile
@@ -118,6 +120,10 @@ def test_profiles_come_from_a_package_of_files(register: Any, tmp_path: Path, mo
     register(plugins.PROFILES, "boards", importlib.import_module("made_up_boards"))
     assert load_profile("pi").name == "pi"
     assert {"host", "pi"} <= {profile.name for profile in list_profiles()}
+    listed = CliRunner().invoke(cli, ["profile", "list"]).output.splitlines()
+    assert {line.split()[0]: "measured on first use" in line for line in listed} == {"host": True, "pi": False}
+    shown = CliRunner().invoke(cli, ["profile", "show", "pi"]).output
+    assert "rows         0\n" in shown
     (boards / "pi5.toml").write_text(PROFILE.format(name="pi"))
     for ask in (lambda: load_profile("pi5"), list_profiles):
         with pytest.raises(InputError, match=r"is the stem of its file, .*pi5\.toml has the name 'pi'"):

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from report_doubles import TARGET, Page, run_values
 
+from rcnas_edge.counting import QUANTITIES
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.report import report, write_report
 from rcnas_edge.report_drawing import ticks
 from rcnas_edge.report_schema import SCHEMA, fields
 from rcnas_edge.report_style import DARK, LETTERS, LIGHT
-from rcnas_edge.report_words import amount, ball, duration, epsilon_of, points
+from rcnas_edge.report_words import UNITS, WORDS, amount, ball, duration, epsilon_of, points
 
 
 def write(folder: Path, values: dict[str, Any]) -> tuple[dict[str, Any], Page]:
@@ -595,3 +596,8 @@ def test_more_stages_than_have_room_are_numbered_and_told_in_a_table(tmp_path: P
     _, page = write(tmp_path, values)
     for words in ("5. cell 4", "32 → 16", "none → 1"):
         assert words in page.text, words
+
+
+def test_the_words_know_every_quantity_by_the_unit_it_is_counted_in() -> None:
+    assert UNITS == QUANTITIES, "report_words has them again, because a report is written without numpy"
+    assert set(WORDS) == set(QUANTITIES)

@@ -1,8 +1,8 @@
 """Cuts a student's weights out of a parent ResNet: blocks by position, channels by importance.
 
 All that is summed into one residual stream (the blocks of a stage, its projection, and the stem where nothing projects
-its output) keeps the same channels. Where the stems differ in kind, the student's stays fresh. Batch statistics are
-copied; the caller re-estimates them.
+its output) keeps the same channels. Where the stems differ in kind, the student's filters stay fresh. Batch statistics
+are copied; the caller re-estimates them.
 """
 
 from __future__ import annotations
