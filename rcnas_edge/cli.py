@@ -1,7 +1,7 @@
 """The command line: words and exit codes only.
 
-0 done (and robust by the gate, if one was asked); 1 a bug; 2 bad input or usage; 3 a budget cannot be or was not met;
-4 the robustness gate failed; 5 inconclusive or not checked; 6 training failed; 130 interrupted (resumable).
+0 done, and robust; 1 a bug; 2 bad input or usage; 3 a budget cannot be or was not met; 4 not robust, by the gate if one
+was asked; 5 inconclusive or not checked; 6 training failed; 130 interrupted (resumable).
 """
 
 from __future__ import annotations

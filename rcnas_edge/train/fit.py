@@ -1,8 +1,8 @@
 """Adversarial training of one network: crafted batches, weight average, selection on held-out robust accuracy.
 
-After every epoch the whole state is written, so that a killed training resumes to the same weights (CPU, one
-seed). Order, augmentation and attack of an epoch depend on (seed, epoch) alone. Under torchrun the processes share
-every batch; see `ranks`.
+After every epoch the whole state is written, so that a killed training resumes to the same weights (CPU, one seed, as
+many threads). Order, augmentation and attack of an epoch depend on (seed, epoch) alone. Under torchrun the processes
+share every batch; see `ranks`.
 """
 
 from __future__ import annotations
