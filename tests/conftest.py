@@ -4,11 +4,17 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before any import of torch
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rcnas_edge.console import Silent
+
+ATTACK = "linf:0.03:5"
+"""A ball in which a network that was trained for seconds is right on some images and wrong on others."""
+SMOKE = {"images": 48, "sweep_images": 24}
+"""What the level smoke attacks in tests of whole runs."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +22,9 @@ def profile_cache(tmp_path_factory):
     """Profiles that tests measure stay out of the user's cache."""
     folder = tmp_path_factory.mktemp("profiles")
     from rcnas_edge import beside, measure, prepare, searching, shipping
+    from rcnas_edge.verify import LEVELS
+
+    LEVELS["smoke"] = replace(LEVELS["smoke"], **SMOKE)
 
     prepare.TIMING_SECONDS = searching.TIMING_SECONDS = 0.3
     shipping.FINAL_TIMING_SECONDS = beside.FINAL_TIMING_SECONDS = 0.3
@@ -36,5 +45,8 @@ def small_teacher(tmp_path_factory) -> Path:
     from rcnas_edge.teach import TeacherSetting, teach
 
     folder = tmp_path_factory.mktemp("teacher")
-    teach(TeacherSetting(network="wrn-10-1", subset=300, epochs=3, attack_steps=3, level="smoke"), folder, Silent())
+    setting = TeacherSetting(
+        network="wrn-10-1", subset=300, attack=ATTACK, epochs=3, attack_steps=3, level="smoke", device="cpu"
+    )
+    teach(setting, folder, Silent())
     return folder
