@@ -78,11 +78,12 @@ class Beside:
                 read_artefact(self._path(known))  # changed bytes are refused, as of every artefact
             try:
                 self._write(name)
-            except InputError as error:
+            except Exception as error:  # a plugin may raise anything, and nobody asked for this one by name
                 if self.named:
                     raise
-                self.opened.console.say(_not_written(name, str(error)))
-                self._keep(name, self._network(), {"refused": str(error)})
+                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                self.opened.console.say(_not_written(name, reason))
+                self._keep(name, self._network(), {"refused": reason})
             else:
                 self._time(name)
 

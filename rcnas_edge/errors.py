@@ -36,3 +36,7 @@ class TrainingError(RcnasError):
     """Training failed: a loss that is not a number, or memory that ran out after the retry (exit code 6)."""
 
     exit_code = 6
+
+
+class DivergedError(TrainingError):
+    """The training loss is no longer a number."""

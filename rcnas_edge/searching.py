@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
-from rcnas_edge.cost import Cost, require, show
+from rcnas_edge.cost import Budget, Cost, require, show
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.measure import time_model
 from rcnas_edge.opened import Opened
@@ -20,8 +21,9 @@ from rcnas_edge.shipping import export_network
 from rcnas_edge.space import Architecture, named
 from rcnas_edge.train.recipe import recipe
 
-JUDGE_STEPS = 5
-"""Steps of the inner attack in the judge's short training."""
+JUDGE_RECIPE, JUDGE_STEPS = "rslad-fast", 5
+"""The judge's short training and the steps of its inner attack. It does not follow --recipe and the other flags of the
+training, so that a trained run can be trained anew in another way after the same search."""
 
 
 class Searching:
@@ -53,13 +55,9 @@ class Searching:
 
     @cached_property
     def judge(self) -> TrainedJudge:
-        short = recipe(
-            self.setting.recipe,
-            epochs=self.setting.judge_epochs,
-            attack_steps=JUDGE_STEPS,
-            learning_rate=self.opened.recipe.learning_rate / 2,
-            batch_size=self.opened.recipe.batch_size,
-        )
+        images = len(self.opened.task.data.train)
+        short = recipe(JUDGE_RECIPE, examples=images, epochs=self.setting.judge_epochs, attack_steps=JUDGE_STEPS)
+        short = short.with_(learning_rate=short.learning_rate / 2)
         return TrainedJudge(self.opened.task, short, cache=self.run / "scores")
 
     def depends(self) -> dict[str, Any]:
@@ -157,12 +155,10 @@ class Searching:
             if met and chosen is None:
                 chosen = architecture
         if chosen is None:
-            limits = ", ".join(show(budget.quantity, budget.limit) for budget in bench.budgets)
-            fastest = min(entry["cost"]["latency"] for entry in timed)
+            missed = _missed([Cost.from_dict(entry["cost"]) for entry in timed], bench.budgets)
             raise BudgetError(
-                f"a budget holds for the measured artefact, none of the {len(timed)} recommended networks keeps it "
-                f"(fastest {fastest:.3f} ms measured): allow more than {limits}, or search longer "
-                "with --evaluations"
+                f"budgets hold for the measured artefact, none of the {len(timed)} recommended networks keeps them all "
+                f"({missed}): allow more, or search longer with --evaluations"
             )
         values = {
             "family": self.opened.task.family.name,
@@ -198,3 +194,14 @@ class Searching:
     def architecture(self) -> Architecture:
         """The architecture that was picked."""
         return Architecture(tuple(self.pick()["picks"]))
+
+
+def _missed(costs: Sequence[Cost], budgets: Sequence[Budget]) -> str:
+    """The budgets that not every measured cost keeps, each with the least that was measured."""
+    words = []
+    for budget in budgets:
+        if not all(budget.met(cost) for cost in costs):
+            least = min(amount for cost in costs if (amount := cost.get(budget.quantity)) is not None)
+            limit = show(budget.quantity, budget.limit)
+            words.append(f"{budget.quantity} at most {limit}, the least measured is {show(budget.quantity, least)}")
+    return "; ".join(words)

@@ -125,9 +125,10 @@ def _from_factory(name: str, weights: str | None) -> Teacher:
     """The user's own classifier: any torch module on images in [0, 1]."""
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))  # behind the installed packages, which it must not shadow
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
+        factory = getattr(module, attribute)
         model = factory() if inspect.isroutine(factory) or inspect.isclass(factory) else factory
     except Exception as error:
         raise InputError(
@@ -142,7 +143,9 @@ def _from_factory(name: str, weights: str | None) -> Teacher:
         raise InputError(f"--teacher {name} needs --weights FILE (safetensors or a state dict)")
     path = Path(weights)
     assign_weights(model, load_weights(path), path)
-    return Teacher(name=name, model=model.eval(), digest=digest_of([name, file_sha256(path)]))
+    written = getattr(module, "__file__", None)  # its code is part of what it is; what it imports in turn is not seen
+    code = file_sha256(Path(written)) if written and Path(written).is_file() else ""
+    return Teacher(name=name, model=model.eval(), digest=digest_of([name, code, file_sha256(path)]))
 
 
 def _try(teacher: Teacher, data: Dataset) -> None:

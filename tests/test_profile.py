@@ -323,7 +323,7 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = save_profile(one_of_each(), tmp_path)
     table = path.with_suffix(".csv")
     table.write_bytes(table.read_bytes().replace(b"conv", "cönv".encode("latin-1"), 1))
-    with pytest.raises(InputError, match="the table of the profile .* cannot be read"):
+    with pytest.raises(InputError, match=r"the table of the profile .* cannot be read"):
         read_profile(path)
 
 

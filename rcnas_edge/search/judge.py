@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnas_edge.checkpoint import digest_of
+from rcnas_edge.errors import DivergedError
 from rcnas_edge.search.protocol import Score
 from rcnas_edge.space import Architecture
 from rcnas_edge.task import Task
@@ -67,18 +68,22 @@ class TrainedJudge:
             started = time.perf_counter()
             task = self.task
             model = task.student(architecture, seed=task.setting.seed)
-            fitted = fit(
-                model,
-                task.data,
-                task.threat,
-                self.recipe,
-                teacher=task.teacher.model if self.recipe.distils else None,
-                seed=task.setting.seed,
-                device=task.device,
-            )
-            last = fitted.history[-1]
+            try:
+                fitted = fit(
+                    model,
+                    task.data,
+                    task.threat,
+                    self.recipe,
+                    teacher=task.teacher.model if self.recipe.distils else None,
+                    seed=task.setting.seed,
+                    device=task.device,
+                )
+                clean, robust = fitted.history[-1].clean, fitted.history[-1].robust
+            except DivergedError as error:  # this network cannot be trained so; the search goes on without it
+                log.warning("a candidate's short training diverged and counts as 0 %%: %s", error)
+                clean = robust = 0.0
             n = min(SELECTION_IMAGES, len(task.data.held_out))
-            score = Score(last.robust, last.clean, n, self.digest, time.perf_counter() - started)
+            score = Score(robust, clean, n, self.digest, time.perf_counter() - started)
             self._scores[key] = score
             self.spent += score.seconds
             if self._path is not None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rcnas_edge.attacks import Threat, set_fast_float
 from rcnas_edge.checkpoint import read_state, write_state, write_whole
 from rcnas_edge.data import Dataset
-from rcnas_edge.errors import TrainingError
+from rcnas_edge.errors import DivergedError
 from rcnas_edge.train.batches import Batches, as_float, seeded
 from rcnas_edge.train.crafting import attack_of_epoch
 from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust, reestimate_statistics
@@ -86,7 +86,8 @@ def fit(
     `state` is the file of the training's state: written after every epoch, resumed from if it is there.
     `progress(epoch, epochs)` is called after every epoch. `compiled` runs the network through torch.compile; None
     does so on a GPU. A warm phase that overfits its cheap attack (`COLLAPSE`) is ended, from its best epoch's weights.
-    Raises TrainingError when the loss is not a number, and when memory runs out again after one retry in smaller parts.
+    Raises DivergedError when the loss is not a number, and TrainingError when memory runs out again after one retry in
+    smaller parts.
     """
     if recipe.distils and teacher is None:
         raise ValueError(f"the recipe {recipe.name} distils, so it needs a teacher")
@@ -153,7 +154,7 @@ class _Run:
         loss = torch.stack(losses).mean()
         self.ranks.sum_([loss])
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise DivergedError(
                 f"the training loss must stay a number, it is {float(loss)} in epoch {self.epoch + 1}: "
                 f"try a smaller --learning-rate than {self.recipe.learning_rate} or a smaller epsilon"
             )
