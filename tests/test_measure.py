@@ -264,7 +264,8 @@ def test_a_profile_is_measured_kept_and_not_measured_again(tmp_path: Path) -> No
     assert {"cpu", "when", "stable", "reference_spread", "within_10_percent"} <= set(entry)
     assert all(0 <= share <= 1 for _, share in seen)
     latencies = [profile.latency(layers, Target()) for layers in TINY]
-    assert [measured for _, measured in latencies] == pytest.approx([1.0] * 4)
+    # noise may hide the smallest kernel, which then honestly counts as not measured
+    assert all(0.95 < measured <= 1 + 1e-9 for _, measured in latencies)
     assert latencies[0][0] < latencies[-1][0]  # 8 channels against 32, five times the work
     assert measure_profile("host", TINY, path=path) == profile
 
@@ -272,7 +273,7 @@ def test_a_profile_is_measured_kept_and_not_measured_again(tmp_path: Path) -> No
     both = measure_profile("host", larger, path=path, budget_seconds=60)
     assert set(profile.rows) < set(both.rows)
     assert both.latency(TINY[0], Target()) == latencies[0]  # another resolution has its own calibration
-    assert both.latency(larger[0], Target())[1] == pytest.approx(1.0)
+    assert both.latency(larger[0], Target())[1] > 0.95
     assert [entry["image"] for entry in both.provenance] == ["8x8", "16x16"]
 
 
