@@ -14,5 +14,5 @@ def test_only_missed_budgets_are_named_each_with_the_least_measured():
     budgets = [Budget(Target(), quantity, limit, str(limit)) for quantity, limit in limits.items()]
     words = _missed(costs, budgets)
     assert "macs" not in words
-    assert "latency at most 100 us, the least measured is 200 us" in words
+    assert "latency at most 0.1 ms, the least measured is 0.2 ms" in words
     assert "size at most 800 B, the least measured is 700 B" in words
