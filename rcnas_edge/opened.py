@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from rcnas_edge.console import Console
 from rcnas_edge.errors import InputError
-from rcnas_edge.export import exporter
+from rcnas_edge.export import Artefact, exporter, facts
 from rcnas_edge.flags import test_indices
 from rcnas_edge.prepare import open_bench
 from rcnas_edge.run import Run
@@ -56,3 +58,13 @@ class Opened:
     def test_indices(self) -> np.ndarray:
         """Which test images are attacked."""
         return test_indices(self.task.data, self.setting.level, self.setting.seed)
+
+    def export(self, model: nn.Module, path: Path, *, digest: str, format: str | None = None) -> Artefact:
+        """Write a network of the task as one file that says what it is, in the run's format or another one."""
+        return exporter(format or self.setting.format).export(
+            model,
+            path,
+            image=self.task.data.image,
+            metadata=facts(labels=self.task.data.class_names, threat=str(self.task.threat), digest=digest),
+            opset=self.setting.opset,
+        )

@@ -17,7 +17,6 @@ from rcnas_edge.prepare import TIMING_SECONDS, budget_table
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.protocol import Candidate
-from rcnas_edge.shipping import export_network
 from rcnas_edge.space import Architecture, named
 from rcnas_edge.train.recipe import recipe
 
@@ -182,7 +181,7 @@ class Searching:
         if known is None:
             path = self.run / f"{key}.{self.setting.format}"
             student = task.student(architecture, seed=self.setting.seed).eval()
-            artefact = export_network(self.opened, student, path, digest="untrained")
+            artefact = self.opened.export(student, path, digest="untrained")
             timing = time_model(path, threads=self.setting.threads, seconds=TIMING_SECONDS)
             known = self.run.keep(f"{key}.json", depends, {"timing": asdict(timing), "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):

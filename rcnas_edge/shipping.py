@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import Any
 
 from rcnas_edge.cost import Cost, show
-from rcnas_edge.export import Artefact, exporter, facts, read_artefact
+from rcnas_edge.export import Artefact, read_artefact
+from rcnas_edge.fitting import Fitting
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.opened import Opened
 from rcnas_edge.prepare import FINAL_TIMING_SECONDS
-
-if TYPE_CHECKING:
-    from rcnas_edge.fitting import Fitting
-
-
-def export_network(opened: Opened, model: nn.Module, path: Path, *, digest: str, format: str | None = None) -> Artefact:
-    """Write a network of the task as one file that says what it is; in the task's format if no other is given."""
-    return exporter(format or opened.setting.format).export(
-        model,
-        path,
-        image=opened.task.data.image,
-        metadata=facts(labels=opened.task.data.class_names, threat=str(opened.task.threat), digest=digest),
-        opset=opened.setting.opset,
-    )
 
 
 class Shipping:
@@ -51,7 +35,7 @@ class Shipping:
         if self.opened.run.done("artefacts/latency.json", depends) is not None:
             return read_artefact(path)
         model, _ = self.fitting.train().build()
-        artefact = export_network(self.opened, model, path, digest=self.fitting.train().sha256)
+        artefact = self.opened.export(model, path, digest=self.fitting.train().sha256)
         timing = time_model(path, threads=self.opened.setting.threads, seconds=FINAL_TIMING_SECONDS)
         latency = show("latency", timing.p50_ms)
         self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes, {latency} on {self.opened.task.target}")
