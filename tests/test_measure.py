@@ -239,9 +239,9 @@ def test_streaming_is_found_where_it_is_and_not_where_it_is_not(noise: float) ->
     assert found == pytest.approx((0.01, 1.05, 12.0, 0.05), rel=0.001 + 3 * noise, abs=1e-6 + noise)
     assert found.predict(1.0, 20.0) == pytest.approx(0.01 + 1.05 + 0.05 * 8, rel=0.001 + 2 * noise)
     cached = measure.fit(list(zip(summed, (0.01 + 1.05 * summed) * factor, megabytes, strict=True)))
-    assert cached.ms_per_mb == 0.0
+    assert cached.ms_per_mb == pytest.approx(0.0, abs=1e-9)
     small = measure.fit(list(zip(summed, streamed * factor, np.minimum(megabytes, 2.0), strict=True)))
-    assert small.ms_per_mb == 0.0
+    assert small.ms_per_mb == pytest.approx(0.0, abs=1e-9)
 
 
 # measuring
