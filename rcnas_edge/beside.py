@@ -19,7 +19,7 @@ from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
 from rcnas_edge.export import Artefact, exporter, read_artefact, sidecar
 from rcnas_edge.measure import Timing
-from rcnas_edge.opened import Opened
+from rcnas_edge.opened import Opened, export_network
 from rcnas_edge.plugins import EXPORTERS, registered
 from rcnas_edge.prepare import FINAL_TIMING_SECONDS
 from rcnas_edge.setting import AUTO, NONE
@@ -183,7 +183,7 @@ class Beside:
         (self.opened.run / _record_name(name)).unlink(missing_ok=True)
         _remove(path)  # of another network or setting: neither it nor its record must outlive the other
         model, _ = self.shipping.fitting.train().build()
-        artefact = self.opened.export(model, path, digest=depends["weights"], format=name)
+        artefact = export_network(self.opened, model, path, digest=depends["weights"], format=name)
         self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes")
         self._keep(name, depends, {"artefact": path.name, "timing": None, "unchecked": None})
 

@@ -59,12 +59,13 @@ class Opened:
         """Which test images are attacked."""
         return test_indices(self.task.data, self.setting.level, self.setting.seed)
 
-    def export(self, model: nn.Module, path: Path, *, digest: str, format: str | None = None) -> Artefact:
-        """Write a network of the task as one file that says what it is, in the run's format or another one."""
-        return exporter(format or self.setting.format).export(
-            model,
-            path,
-            image=self.task.data.image,
-            metadata=facts(labels=self.task.data.class_names, threat=str(self.task.threat), digest=digest),
-            opset=self.setting.opset,
-        )
+
+def export_network(opened: Opened, model: nn.Module, path: Path, *, digest: str, format: str | None = None) -> Artefact:
+    """Write a network of the task as one file that says what it is; in the task's format if no other is given."""
+    return exporter(format or opened.setting.format).export(
+        model,
+        path,
+        image=opened.task.data.image,
+        metadata=facts(labels=opened.task.data.class_names, threat=str(opened.task.threat), digest=digest),
+        opset=opened.setting.opset,
+    )

@@ -12,7 +12,7 @@ from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
 from rcnas_edge.cost import Budget, Cost, require, show
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.measure import time_model
-from rcnas_edge.opened import Opened
+from rcnas_edge.opened import Opened, export_network
 from rcnas_edge.prepare import TIMING_SECONDS, budget_table
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
@@ -181,7 +181,7 @@ class Searching:
         if known is None:
             path = self.run / f"{key}.{self.setting.format}"
             student = task.student(architecture, seed=self.setting.seed).eval()
-            artefact = self.opened.export(student, path, digest="untrained")
+            artefact = export_network(self.opened, student, path, digest="untrained")
             timing = time_model(path, threads=self.setting.threads, seconds=TIMING_SECONDS)
             known = self.run.keep(f"{key}.json", depends, {"timing": asdict(timing), "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):

@@ -9,7 +9,7 @@ from rcnas_edge.cost import Cost, show
 from rcnas_edge.export import Artefact, read_artefact
 from rcnas_edge.fitting import Fitting
 from rcnas_edge.measure import Timing, time_model
-from rcnas_edge.opened import Opened
+from rcnas_edge.opened import Opened, export_network
 from rcnas_edge.prepare import FINAL_TIMING_SECONDS
 
 
@@ -35,7 +35,7 @@ class Shipping:
         if self.opened.run.done("artefacts/latency.json", depends) is not None:
             return read_artefact(path)
         model, _ = self.fitting.train().build()
-        artefact = self.opened.export(model, path, digest=self.fitting.train().sha256)
+        artefact = export_network(self.opened, model, path, digest=self.fitting.train().sha256)
         timing = time_model(path, threads=self.opened.setting.threads, seconds=FINAL_TIMING_SECONDS)
         latency = show("latency", timing.p50_ms)
         self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes, {latency} on {self.opened.task.target}")

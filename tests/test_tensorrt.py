@@ -20,7 +20,8 @@ from rcnas_edge_exporters.onnx import OnnxExporter
 from rcnas_edge_exporters.tensorrt_engine import Engine, inspected
 from torch import nn
 
-from rcnas_edge import beside, shipping
+from rcnas_edge import beside
+from rcnas_edge import opened as opening
 from rcnas_edge.beside import Beside
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
@@ -426,7 +427,7 @@ def test_a_format_of_the_artefacts_suffix_has_a_file_of_its_own(tmp_path, monkey
     class Half(OnnxExporter):
         format = "onnx-half"
 
-    for module in (beside, shipping):
+    for module in (beside, opening):
         monkeypatch.setattr(module, "exporter", lambda name: Half())
     artefact = tmp_path / "artefacts" / "model.onnx"
     artefact.parent.mkdir()
