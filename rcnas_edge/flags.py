@@ -16,6 +16,7 @@ from rcnas_edge.checkpoint import read_state, write_state
 from rcnas_edge.console import Advance
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
+from rcnas_edge.evaluate import worst_case
 from rcnas_edge.examination import logits_of
 from rcnas_edge.verify import LEVELS, drawn_indices
 
@@ -61,7 +62,7 @@ def attacked_flags(
         square_queries=LEVELS[level].square_queries,
         progress=lambda text, share: advance(share, text),
     )
-    robust = np.logical_and.reduce([clean, *(result.robust.numpy() for result in results.values())])
+    robust = worst_case({"no attack": clean, **{name: result.robust.numpy() for name, result in results.items()}})
     return clean, robust
 
 

@@ -15,8 +15,8 @@ NOISE_RATIO = 2.0
 """N-FGSM's noise is uniform in 2 epsilon (de Jorge et al. 2022, section 5: k = 2 epsilon)."""
 
 
-def crafting_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 while crafting where the hardware computes it fast (CUDA; CPUs with AVX512-BF16 or AMX), else None."""
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 in training where the hardware computes it fast (CUDA; CPUs with AVX512-BF16 or AMX), else None."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.errors import TrainingError
-from rcnas_edge.train.crafting import craft, crafting_dtype
+from rcnas_edge.train.crafting import craft, fast_dtype
 from rcnas_edge.train.losses import inner_objective, training_loss
 from rcnas_edge.train.ranks import Ranks
 from rcnas_edge.train.recipe import Recipe
@@ -55,8 +55,7 @@ class Stepper:
             weight_decay=recipe.weight_decay,
             nesterov=recipe.momentum > 0,
         )
-        self.craft_dtype = crafting_dtype(device)
-        self.train_dtype = self.craft_dtype
+        self.dtype = fast_dtype(device)
         self.parts = recipe.accumulate
         self.retried = False
 
@@ -133,7 +132,7 @@ class Stepper:
             noise,
             loss=inner_objective(self.recipe.loss, labels, aim),
             step_ratio=self.recipe.step_ratio,
-            dtype=self.craft_dtype,
+            dtype=self.dtype,
         )
         return Crafted(images, adversarial, labels, soft)
 
@@ -142,7 +141,7 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for part in crafted:
-            with torch.autocast(self.device.type, dtype=self.train_dtype, enabled=self.train_dtype is not None):
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 natural = self.forward(part.images) if self.recipe.natural else None
                 adversarial = self.forward(part.adversarial)
             loss = training_loss(
