@@ -119,9 +119,9 @@ class Stepper:
     def crafted(self, attack: str, images: Tensor, labels: Tensor, noise: Tensor) -> Crafted:
         """One part of a batch with its adversarial images and, for a recipe that distils, soft labels."""
         soft = None
-        with torch.no_grad():
+        with torch.no_grad(), self.fast():
             if self.recipe.distils and self.teacher is not None:
-                soft = self.teacher(images).softmax(dim=1)
+                soft = self.teacher(images).float().softmax(dim=1)
             aim = self.forward(images).float().softmax(dim=1) if self.recipe.loss == "trades" else soft
         adversarial = craft(
             attack,
@@ -136,12 +136,16 @@ class Stepper:
         )
         return Crafted(images, adversarial, labels, soft)
 
+    def fast(self) -> torch.autocast:
+        """Passes inside run in the device's fastest number type."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
     def gradients(self, crafted: Sequence[Crafted], whole: int) -> Tensor:
         """The gradient of the mean loss over the batch of `whole` images, summed over the processes."""
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for part in crafted:
-            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            with self.fast():
                 natural = self.forward(part.images) if self.recipe.natural else None
                 adversarial = self.forward(part.adversarial)
             loss = training_loss(
