@@ -10,8 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +18,10 @@ import click
 
 from rcnas_edge import __version__
 from rcnas_edge.errors import RcnasError
+from rcnas_edge.terminal import TerminalConsole
 
 if TYPE_CHECKING:
-    from rcnas_edge.console import Advance
+    from rcnas_edge.console import Console
     from rcnas_edge.pipeline import Pipeline
     from rcnas_edge.setting import TaskSetting
 
@@ -45,6 +45,9 @@ def options(*declared: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+LOG = click.option(
+    "--log", type=click.Choice(["tensorboard"]), help="Write the numbers of search and training to OUT/tensorboard too."
+)
 DATA = options(
     click.option("--dataset", help="digits (default), cifar10, cifar100, fashion-mnist or folder."),
     click.option("--data-root", help="Folder of the data, in torchvision's layout; for 'folder' one folder per class."),
@@ -123,21 +126,22 @@ def cli(verbose: bool) -> None:
 @EXPORT
 @VERIFY
 @COMMON
+@LOG
 @click.option("--dry-run", is_flag=True, help="Print the task, whether its budgets can be met and an estimate of time.")
-def compress(task: Path | None, out: Path, dry_run: bool, **flags: Any) -> int:
+def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, **flags: Any) -> int:
     """Search, train, export, verify and report: the whole path, from flags or a TASK file (flags override it).
 
     Without any flag it compresses the teacher that ships with the package, on scikit-learn's digits (8x8 pixels,
     epsilon 0.1). The same command again resumes a run that was interrupted.
     """
     setting = _setting(task, flags)
-    from rcnas_edge.compress import compress as run_it
-    from rcnas_edge.compress import dry_run as only_look
+    from rcnas_edge.job import compress as run_it
+    from rcnas_edge.job import dry_run as only_look
 
     if dry_run:
         only_look(setting, TerminalConsole())
         return 0
-    return run_it(setting, out, TerminalConsole())
+    return run_it(setting, out, _console(log, out)).exit_code
 
 
 @cli.command()
@@ -153,11 +157,12 @@ def compress(task: Path | None, out: Path, dry_run: bool, **flags: Any) -> int:
 @click.option("--attack-steps", type=int, help="Steps of the inner attack; default 10.")
 @click.option("--level", help="Test images that it is attacked on afterwards: smoke, standard (default) or publish.")
 @COMMON
-def teacher(out: Path, **flags: Any) -> int:
+@LOG
+def teacher(out: Path, log: str | None, **flags: Any) -> int:
     """Train a teacher adversarially and record how robust it is; the folder is what --teacher takes."""
     from rcnas_edge.teach import TeacherSetting, teach
 
-    teach(TeacherSetting(**_given(flags)), out, TerminalConsole())
+    teach(TeacherSetting(**_given(flags)), out, _console(log, out))
     return 0
 
 
@@ -171,11 +176,12 @@ def teacher(out: Path, **flags: Any) -> int:
 @SEARCH
 @TRAIN
 @COMMON
-def search(task: Path | None, out: Path, **flags: Any) -> int:
+@LOG
+def search(task: Path | None, out: Path, log: str | None, **flags: Any) -> int:
     """Search only: judge architectures, time the best ones, pick one (search.json, architecture.json)."""
-    from rcnas_edge.compress import stage
+    from rcnas_edge.job import stage
 
-    stage(_setting(task, flags), out, TerminalConsole(), lambda pipeline: pipeline.search())
+    stage(_setting(task, flags), out, _console(log, out), lambda pipeline: pipeline.search())
     return 0
 
 
@@ -194,6 +200,7 @@ def _list_recipes(context: click.Context, _: click.Parameter, asked: bool) -> No
 @OUT
 @TRAIN
 @click.option("--device", help="auto, cpu or cuda.")
+@LOG
 @click.option(
     "--list-recipes",
     is_flag=True,
@@ -202,9 +209,9 @@ def _list_recipes(context: click.Context, _: click.Parameter, asked: bool) -> No
     callback=_list_recipes,
     help="Print the recipes, each with its source, and do nothing else.",
 )
-def train(out: Path, **flags: Any) -> int:
+def train(out: Path, log: str | None, **flags: Any) -> int:
     """Train only: the picked architecture of a run (checkpoint/)."""
-    _continue(out, flags, lambda pipeline: pipeline.train())
+    _continue(out, flags, lambda pipeline: pipeline.train(), log)
     return 0
 
 
@@ -247,7 +254,7 @@ def report(runs: tuple[Path, ...], out: Path | None, html: Path | None) -> int:
     if len(folders) == 1:
         if html is not None:
             raise click.UsageError("--html is for a comparison: name two runs or more")
-        from rcnas_edge.compress import tell
+        from rcnas_edge.job import tell
 
         _continue(folders[0], {}, lambda pipeline: tell(pipeline))
         click.echo(folders[0] / "report.html")
@@ -337,66 +344,27 @@ def _setting(task: Path | None, flags: dict[str, Any]) -> TaskSetting:
     """A task file, overridden by the flags that were given."""
     from rcnas_edge.setting import TaskSetting, read_task
 
-    values = {} if task is None else {key.replace("-", "_"): value for key, value in read_task(task).items()}
+    values = {} if task is None else read_task(task)
     return TaskSetting.from_dict(values | _given(flags), where="a task" if task is None else str(task))
 
 
-def _continue(out: Path, flags: dict[str, Any], work: Callable[[Pipeline], Any]) -> Any:
+def _continue(out: Path, flags: dict[str, Any], work: Callable[[Pipeline], Any], log: str | None = None) -> Any:
     """One stage of the run in `out`, with some of its task's values changed."""
-    from rcnas_edge.compress import stage
+    from rcnas_edge.job import stage
     from rcnas_edge.run import Run
     from rcnas_edge.setting import TaskSetting
 
     setting = TaskSetting.from_dict(Run(out).setting().to_dict() | _given(flags))
-    return stage(setting, out, TerminalConsole(), work)
+    return stage(setting, out, _console(log, out), work)
 
 
-class TerminalConsole:
-    """Says things on the terminal; progress is drawn only where somebody watches."""
+def _console(log: str | None, out: Path) -> Console:
+    """What a run tells: the terminal, and a log of numbers if one is asked for."""
+    if log is None:
+        return TerminalConsole()
+    from rcnas_edge.tensorboard import TensorboardConsole
 
-    def say(self, text: str) -> None:
-        """One line on standard output."""
-        click.echo(text)
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A plain aligned table."""
-        widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
-        click.echo(title)
-        for row in (columns, *rows):
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            click.echo("  " + "  ".join(cells).rstrip())
-
-    @contextmanager
-    def task(self, title: str, total: float) -> Iterator[Advance]:
-        """A bar with the time left on a terminal, one line elsewhere."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.table import Column
-
-        terminal = Console(stderr=True)
-        if not terminal.is_terminal:
-            click.echo(title)
-            last = [""]
-
-            def remember(done: float, text: str) -> None:
-                last[0] = text
-
-            yield remember
-            if last[0]:
-                click.echo(f"  {last[0]}")
-            return
-        times = Column(min_width=7, no_wrap=True)  # a narrow terminal cuts the words, never the times
-        parts = (
-            TextColumn("{task.description}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=12),
-            TimeElapsedColumn(table_column=times.copy()),
-            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
-            TimeRemainingColumn(table_column=times.copy()),
-            TextColumn("{task.fields[words]}", table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")),
-        )
-        with Progress(*parts, console=terminal, expand=True) as progress:
-            bar = progress.add_task(title, total=total, words="")
-            yield lambda done, text: progress.update(bar, completed=done, words=text)
+    return TensorboardConsole(TerminalConsole(), out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -11,13 +11,16 @@ Advance = Callable[[float, str], None]
 
 
 class Console(Protocol):
-    """Messages, tables and progress."""
+    """Messages, tables, progress, and numbers over steps."""
 
     def say(self, text: str) -> None:
         """One line."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table of texts."""
+
+    def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of one step of a stage (an epoch from 1, a judged network from 1), for who draws curves of them."""
 
     def task(self, title: str, total: float) -> AbstractContextManager[Advance]:
         """Progress with time left, as a context manager that gives an `Advance`."""
@@ -30,6 +33,9 @@ class Silent:
         """Nothing."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Nothing."""
+
+    def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Nothing."""
 
     @contextmanager

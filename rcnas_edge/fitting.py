@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from rcnas_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from rcnas_edge.console import Advance, Console
 from rcnas_edge.opened import Opened
 from rcnas_edge.searching import Searching
-from rcnas_edge.train.fit import fit, write_history
+from rcnas_edge.train.fit import Epoch, fit, write_history
 
 
 class Fitting:
@@ -51,7 +53,7 @@ class Fitting:
                 seed=task.setting.seed,
                 device=task.device,
                 state=state,
-                progress=lambda epoch, _: advance(epoch.epoch, f"{100 * epoch.robust:.1f} % robust on held-out"),
+                progress=partial(tell_epoch, self.console, "train", advance),
             )
         write_history(folder / "history.csv", fitted.history)
         checkpoint = write_checkpoint(
@@ -70,3 +72,10 @@ class Fitting:
         (folder / "begun.json").unlink(missing_ok=True)
         state.unlink(missing_ok=True)
         return checkpoint
+
+
+def tell_epoch(console: Console, stage: str, advance: Advance, epoch: Epoch, epochs: int) -> None:
+    """Progress of a training, and the numbers of one of its epochs."""
+    advance(epoch.epoch, f"{100 * epoch.robust:.1f} % robust on held-out")
+    names = ("loss", "clean", "robust", "learning_rate", "seconds")
+    console.record(stage, epoch.epoch, {name: getattr(epoch, name) for name in names})

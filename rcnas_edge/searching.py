@@ -105,7 +105,9 @@ class Searching:
             while len(candidates) < self.setting.evaluations:
                 started, before = time.perf_counter(), judge.spent
                 found = search.step()
-                candidates += found
+                for candidate in found:
+                    candidates.append(candidate)
+                    self.record(candidates)
                 spent += time.perf_counter() - started
                 judged += judge.spent - before
                 tensors = {}
@@ -131,6 +133,15 @@ class Searching:
         kept = self.run.keep("search.json", depends, values)
         state_path.unlink(missing_ok=True)
         return kept
+
+    def record(self, candidates: Sequence[Candidate]) -> None:
+        """The numbers of the network that was judged last, and the best so far."""
+        last = candidates[-1]
+        values = {"robust": last.score.robust, "clean": last.score.clean, **last.costs}
+        fitting = [candidate.score.robust for candidate in candidates if candidate.feasible]
+        if fitting:
+            values["best_within_budgets"] = max(fitting)
+        self.console.record("search", len(candidates), values)
 
     def pick(self) -> dict[str, Any]:
         """Export and time the recommended ones for real; the best judged that keeps every budget is picked."""

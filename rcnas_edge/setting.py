@@ -138,13 +138,14 @@ def flag(name: str) -> str:
 
 
 def read_task(path: Path) -> dict[str, Any]:
-    """The values of a task file; InputError names a file that is missing or not TOML."""
+    """The values of a task file by field; InputError names a file that is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"a task file is a TOML file, {path} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"a task file is a TOML file, {path} is not: {error}") from error
+    return {key.replace("-", "_"): value for key, value in values.items()}
 
 
 def _toml(value: str | int | float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rcnas_edge.console import Console
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
+from rcnas_edge.fitting import tell_epoch
 from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_indices, write_flags
 from rcnas_edge.nets import family
 from rcnas_edge.run import Run
@@ -102,7 +104,7 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
                     seed=setting.seed,
                     device=device,
                     state=state,
-                    progress=lambda epoch, _: advance(epoch.epoch, f"{100 * epoch.robust:.1f} % robust on held-out"),
+                    progress=partial(tell_epoch, console, "teacher", advance),
                 )
             write_history(out / "history.csv", fitted.history)
             facts = {"threat": str(threat), "dataset": data.name, "data": data.digest, "recipe": how.to_dict()}

@@ -80,10 +80,10 @@ ROOMS = {
         7,
         also=(
             "beside",
-            "compress",
             "console",
             "fitting",
             "flags",
+            "job",
             "opened",
             "outcome",
             "prepare",
@@ -95,7 +95,7 @@ ROOMS = {
         ),
     ),
     "compare": Room(7, also=("compare_html",), never=("torch",)),
-    "cli": Room(8, also=("__main__",)),
+    "cli": Room(8, also=("__main__", "api", "tensorboard", "terminal")),
 }
 ROOM_OF = {module: name for name, room in ROOMS.items() for module in (name, *room.also)}
 PLUGIN_ROOMS = ("exporters", "profiles")
@@ -187,7 +187,7 @@ def test_imports_go_down_the_floors_only() -> None:
     wrong = []
     for found in all_imports():
         here, there = room_of_file(found.file), room_of_name(found.name)
-        if here is None and there is not None:
+        if here is None and there is not None and not found.typing_only:
             wrong.append(f"{found}: the package's __init__ imports nothing of ours")
         elif here in ROOMS and there in ROOMS and here != there and ROOMS[there].floor >= ROOMS[here].floor:
             wrong.append(f"{found}: from floor {ROOMS[here].floor} to floor {ROOMS[there].floor}")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rcnas_edge.compress import compress, stage, tell
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import BudgetError, TrainingError, UncheckedError
+from rcnas_edge.job import compress, stage, tell
 from rcnas_edge.outcome import _fill_seconds, advice
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.run import Run

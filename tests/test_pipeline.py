@@ -16,9 +16,9 @@ import torch
 from conftest import ATTACK, SMOKE
 from torch import nn
 
-from rcnas_edge.compress import compress, dry_run, stage
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import BudgetError, InputError
+from rcnas_edge.job import compress, dry_run, stage
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
@@ -66,7 +66,7 @@ def setting(small_teacher) -> TaskSetting:
 @pytest.fixture(scope="module")
 def finished(setting, tmp_path_factory) -> tuple[Path, int]:
     folder = tmp_path_factory.mktemp("runs") / "a"
-    return folder, compress(setting, folder, Silent())
+    return folder, compress(setting, folder, Silent()).exit_code
 
 
 def test_a_run_leaves_every_file_of_the_sentence(finished):
@@ -125,7 +125,7 @@ def test_a_finished_run_is_not_done_again(finished, setting):
     before = {
         path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "report" not in path.name
     }
-    assert compress(setting, folder, Silent()) == code
+    assert compress(setting, folder, Silent()).exit_code == code
     assert {path: path.stat().st_mtime_ns for path in before} | {folder / "task.toml": 0} == before | {
         folder / "task.toml": 0
     }

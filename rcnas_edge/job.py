@@ -6,9 +6,11 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from rcnas_edge.checkpoint import read_json
 from rcnas_edge.console import Console
 from rcnas_edge.errors import BudgetError, RcnasError, TrainingError, UncheckedError
 from rcnas_edge.outcome import budgets_met, exit_code, report_values
@@ -16,13 +18,34 @@ from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.report import write_report
 from rcnas_edge.run import TASK, Run
 from rcnas_edge.setting import TaskSetting
+from rcnas_edge.verify import Verdict
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def compress(setting: TaskSetting, out: Path, console: Console) -> int:
-    """Compress, verify and report into the folder `out`; returns the exit code.
+@dataclass(frozen=True)
+class Compressed:
+    """What a run came to: the file that ships, what is claimed of it, and the code that the command line exits with.
+
+    `met` says whether the measured file keeps every budget. `exit_code` is 0 if so and it is robust (by the gate, or
+    without one no worse than its checkpoint), else 3, 4 or 5, as README has them.
+    """
+
+    folder: Path
+    artefact: Path
+    verdict: Verdict
+    met: bool
+    exit_code: int
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The content of report.json."""
+        return read_json(self.folder / "report.json")
+
+
+def compress(setting: TaskSetting, out: Path, console: Console) -> Compressed:
+    """Compress, verify and report into the folder `out`.
 
     Stages whose files are there are not done again. A budget that cannot be met, a training that fails and an artefact
     that cannot be checked leave a report that says so, then raise.
@@ -56,7 +79,8 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> int:
             console.say("a budget is NOT met by the measured artefact: see the report")
         console.say(verdict.summary())
         console.say(f"report: {page}")
-        return exit_code([verdict, *pipeline.beside.verdicts()], met)
+        code = exit_code([verdict, *pipeline.beside.verdicts()], met)
+        return Compressed(out, pipeline.shipping.export().path, verdict, met, code)
 
 
 def dry_run(setting: TaskSetting, console: Console) -> None:
