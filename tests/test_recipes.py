@@ -18,7 +18,9 @@ from rcnas_edge.checkpoint import read_state
 from rcnas_edge.cli import cli
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import TrainingError
+from rcnas_edge.train import compiling
 from rcnas_edge.train import fit as fitting
+from rcnas_edge.train.compiling import training_flops
 from rcnas_edge.train.crafting import attack_of_epoch, craft
 from rcnas_edge.train.fit import fit
 from rcnas_edge.train.losses import inner_objective, training_loss
@@ -275,3 +277,46 @@ def test_the_command_line_lists_every_recipe_with_its_source():
     for name, entry in RECIPES.items():
         assert f"{name} " in listed.output
         assert entry.source in listed.output
+
+
+def test_the_work_of_a_training_is_counted_pass_by_pass():
+    """One convolution of 4 x 9 weights on 6 x 6 places and a linear layer: 4*9*36 + 144*10 MACs."""
+    forward = 2 * (4 * 9 * 36 + 144 * 10)
+    example = torch.zeros(1, 1, 8, 8)
+
+    def counted(name, **changes):
+        network = Plain()
+        flops = training_flops(network, example, recipe(name, epochs=4, **changes), 100)
+        assert network.training
+        return flops
+
+    assert counted("pgd-at", attack_steps=5) == forward * 100 * 4 * (2 * 5 + 3)
+    assert counted("rslad", attack_steps=5) == forward * 100 * 4 * (2 * 5 + 6)
+    assert counted("trades-awp", attack_steps=5) == forward * 100 * 4 * (2 * 5 + 12)
+    warm = sum(
+        epoch.startswith("n-fgsm") for epoch in (attack_of_epoch(recipe("fast", epochs=4), at) for at in range(4))
+    )
+    assert 0 < warm < 4
+    assert counted("fast", attack_steps=5) == forward * 100 * (warm * (2 + 3) + (4 - warm) * (10 + 3))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "works", "compiled"), [(1e18, True, False), (1.0, True, True), (1.0, False, False)]
+)
+def test_a_long_training_on_a_cpu_is_compiled_where_a_compiler_works(digits, monkeypatch, threshold, works, compiled):
+    asked = []
+    monkeypatch.setattr(compiling, "WORTHWHILE", threshold)
+    monkeypatch.setattr(compiling, "compiler_works", lambda: works)
+    monkeypatch.setattr(torch, "compile", lambda network: asked.append(network) or network)
+    fit(Tiny(), digits, THREAT, quick(1))
+    assert bool(asked) is compiled
+
+
+def test_a_compiler_that_fails_is_noticed_once(monkeypatch):
+    def broken(function):
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    compiling.compiler_works.cache_clear()
+    assert compiling.compiler_works() is False
+    compiling.compiler_works.cache_clear()

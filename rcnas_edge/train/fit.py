@@ -25,6 +25,7 @@ from rcnas_edge.checkpoint import read_state, write_state, write_whole
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import DivergedError
 from rcnas_edge.train.batches import Batches, as_float, seeded
+from rcnas_edge.train.compiling import pays
 from rcnas_edge.train.crafting import attack_of_epoch
 from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust, reestimate_statistics
 from rcnas_edge.train.recipe import Recipe
@@ -85,7 +86,8 @@ def fit(
 
     `state` is the file of the training's state: written after every epoch, resumed from if it is there.
     `progress(epoch, epochs)` is called after every epoch. `compiled` runs the network through torch.compile; None
-    does so on a GPU. A warm phase that overfits its cheap attack (`COLLAPSE`) is ended, from its best epoch's weights.
+    does so where it pays (`compiling.pays`). A warm phase that overfits its cheap attack (`COLLAPSE`) is ended, from its
+    best epoch's weights.
     Raises DivergedError when the loss is not a number, and TrainingError when memory runs out again after one retry in
     smaller parts.
     """
@@ -93,7 +95,9 @@ def fit(
         raise ValueError(f"the recipe {recipe.name} distils, so it needs a teacher")
     device = torch.device(device)
     set_fast_float()
-    compiled = device.type == "cuda" if compiled is None else compiled
+    if compiled is None:
+        example = torch.zeros(1, *data.image, device=device)
+        compiled = pays(network.to(device), example, recipe, len(data.train))
     run = _Run(network, data, threat, recipe, teacher, seed, device, compiled)
     if state is not None and state.exists():
         run.load(state)
