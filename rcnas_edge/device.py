@@ -12,6 +12,7 @@ from typing import Any
 
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import DEPTHWISE, RUNTIMES, Kernel, Key, kernels
+from rcnas_edge.rates import Rates
 from rcnas_edge.space import IMAGE, Layer
 from rcnas_edge.table import Table
 
@@ -107,6 +108,7 @@ class Profile:
     precisions: tuple[str, ...] = ("fp32",)
     threads: tuple[int, ...] = (1,)
     rows: tuple[Row, ...] = field(default=(), repr=False)
+    rates: Mapping[str, Rates] = field(default_factory=dict, repr=False)
     overhead_ms: Mapping[str, float] = field(default_factory=dict)
     scale: Mapping[str, float] = field(default_factory=dict)
     streaming: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -131,12 +133,15 @@ class Profile:
 
     @cached_property
     def tables(self) -> Mapping[str, Table]:
-        """The table of each setting ("fp32/1") that has rows."""
-        surfaces: dict[str, dict[Key, dict[tuple[int, int], float]]] = {}
+        """The table of each setting ("fp32/1") that has rows or rates."""
+        surfaces: dict[str, dict[Key, dict[tuple[int, int], float]]] = {setting: {} for setting in self.rates}
         for row in self.rows:
             points = surfaces.setdefault(row.setting, {}).setdefault(row.key, {})
             points[row.channels_in, row.channels_out] = row.ms
-        return {setting: Table(of_setting) for setting, of_setting in surfaces.items()}
+        return {
+            setting: Table(of_setting, self.rates[setting].of if setting in self.rates else None)
+            for setting, of_setting in surfaces.items()
+        }
 
     def covers(self, target: Target) -> bool:
         """Whether there are latencies for the precision and threads of a target."""
@@ -161,7 +166,7 @@ class Profile:
                 estimated += ms
         scale, overhead = self.scale_and_overhead(layers, setting)
         total = overhead + scale * (measured + estimated)
-        return total, 1.0 - scale * estimated / total
+        return total, 1.0 - scale * estimated / total if table.surfaces else 0.0
 
     def scale_and_overhead(self, layers: Sequence[Layer], setting: str) -> tuple[float, float]:
         """Whole networks of this image size against the sum of their kernels, and the ms beside: of a call without
@@ -180,6 +185,7 @@ class Profile:
         """Short digest of everything that a latency depends on; provenance and descriptions are not part of it."""
         content = [self.runtime, sorted(row.cells for row in self.rows), dict(self.overhead_ms), dict(self.scale)]
         content += [dict(self.streaming)] if self.streaming else []
+        content += [{setting: dict(rates.by_operation) for setting, rates in self.rates.items()}] if self.rates else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -15,8 +15,21 @@ from typing import NamedTuple
 from rcnas_edge.errors import InputError
 from rcnas_edge.space import Layer
 
-RUNTIMES = {"onnxruntime": 0, "onnxruntime-nchwc8": 8, "onnxruntime-nchwc16": 16}
-"""Runtimes whose fusion is known, and the channels in a block of their layout (0: no blocked layout)."""
+RUNTIMES = {
+    "onnxruntime": 0,
+    "onnxruntime-nchwc8": 8,
+    "onnxruntime-nchwc16": 16,
+    "onnxruntime-cuda": 0,
+    "tensorrt": 0,
+    "tensorrt-rtx": 0,
+    "tflite": 0,
+    "pytorch-mobile": 0,
+}
+"""Runtimes of profiles, and the channels in a block of their layout (0: no blocked layout).
+
+The first three are ONNX Runtime on a CPU, whose fusion is known from its graphs; the others are taken to fuse like
+the plain one, which is an assumption: convolution, batch normalisation and ReLU are one kernel, a sum is its own.
+"""
 
 CHANNEL_ALIGNMENT = 4
 """Channels that a tensor needs a multiple of to be reordered into blocks."""

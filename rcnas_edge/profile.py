@@ -24,6 +24,7 @@ from rcnas_edge import plugins
 from rcnas_edge.device import COLUMNS, Profile, Row, Target, image_size
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import Group, Key, fuse
+from rcnas_edge.rates import Rate, Rates
 
 __all__ = [
     "Group",
@@ -44,7 +45,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 
 _KINDS: dict[str, tuple[type, str]] = {
     "name": (str, "a text"),
@@ -189,6 +190,7 @@ def _read(entry: Any) -> Profile:
             precisions=tuple(values.pop("precisions", ("fp32",))),
             threads=tuple(values.pop("threads", (1,))),
             rows=rows,
+            rates={setting: _rates(of_setting) for setting, of_setting in values.pop("rates", {}).items()},
             overhead_ms=values.pop("overhead_ms", {}),
             scale=values.pop("scale", {}),
             streaming={setting: tuple(pair) for setting, pair in values.pop("streaming", {}).items()},
@@ -199,6 +201,11 @@ def _read(entry: Any) -> Profile:
         raise InputError(
             f"a profile has name, vendor, runtime and what the format documents, {entry}: {error}"
         ) from error
+
+
+def _rates(by_operation: Mapping[str, Any]) -> Rates:
+    """The rates of one setting."""
+    return Rates({operation: Rate(**numbers) for operation, numbers in by_operation.items()})
 
 
 def _rows(text: str, where: str) -> Iterable[Row]:
@@ -251,6 +258,9 @@ def _toml(profile: Profile, table: str) -> str:
     lines = _assignments(head)
     for section in ("overhead_ms", "scale", "streaming"):
         lines += ["", f"[{section}]", *_assignments(getattr(profile, section))]
+    for setting, rates in profile.rates.items():
+        for operation, rate in rates.by_operation.items():
+            lines += ["", f"[rates.{json.dumps(setting)}.{json.dumps(operation)}]", *_assignments(rate._asdict())]
     for entry in profile.provenance:
         lines += ["", "[[provenance]]", *_assignments(entry)]
     return "\n".join(lines) + "\n"

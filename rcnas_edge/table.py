@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -19,12 +19,17 @@ Points = Mapping[tuple[int, int], float]
 
 
 class Table:
-    """Latencies in ms of kernels; each answer says whether it rests on measured rows alone."""
+    """Latencies in ms of kernels; each answer says whether it rests on measured rows alone.
 
-    def __init__(self, surfaces: Mapping[Key, Points]) -> None:
+    `estimate` gives the ms of a kernel without rows (`rates.Rates.of`); without it the rate of the rows is fitted.
+    """
+
+    def __init__(self, surfaces: Mapping[Key, Points], estimate: Callable[[Kernel], float] | None = None) -> None:
         self.surfaces = surfaces
-        self._rate = _fitted_rate(surfaces)
-        self._least = 0.1 * min((ms for points in surfaces.values() for ms in points.values()), default=0.0)
+        self._estimate = estimate or self._by_fitted_rate
+        if estimate is None:
+            self._rate = _fitted_rate(surfaces)
+            self._least = 0.1 * min((ms for points in surfaces.values() for ms in points.values()), default=0.0)
         self._known: dict[Kernel, tuple[float, bool]] = {}
 
     def lookup(self, kernel: Kernel) -> tuple[float, bool]:
@@ -44,7 +49,7 @@ class Table:
         nearest = min(points, key=lambda point: _distance(point, (kernel[7], kernel[8])))
         return points[nearest] * self._estimate(kernel) / self._estimate((*kernel[:7], *nearest)), False
 
-    def _estimate(self, kernel: Kernel) -> float:
+    def _by_fitted_rate(self, kernel: Kernel) -> float:
         """ms by the rate of the whole table (a constant, a time per MAC and per byte), never nothing."""
         return max(float(np.dot(self._rate, work(kernel))), self._least)
 
@@ -64,7 +69,10 @@ def work(kernel: Kernel) -> tuple[float, float, float]:
     if operation in ("conv", "linear"):
         held = weights(kernel)
         return 1.0, float(held * pixels_out), 4.0 * (channels_in * pixels_in + channels_out * pixels_out + held)
-    return 1.0, 0.0, 4.0 * channels_in * (pixels_in + pixels_out)
+    if operation == "globalpool":
+        pixels_out = 1
+    operands = 2 if operation in ("add", "multiply") else 1
+    return 1.0, 0.0, 4.0 * channels_in * (operands * pixels_in + pixels_out)
 
 
 def interpolate(points: Points, channels_in: int, channels_out: int) -> float | None:

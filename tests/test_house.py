@@ -43,7 +43,7 @@ ROOMS = {
     "data": Room(1),
     "plugins": Room(1, never=("torch",)),
     "nets": Room(2, never=("attacks", "train", "search")),
-    "profile": Room(2, also=("device", "fusion", "table"), never=("torch",)),
+    "profile": Room(2, also=("device", "fusion", "rates", "table"), never=("torch",)),
     "cost": Room(3, also=("breakdown", "counting"), never=("torch", "nets")),
     "checkpoint": Room(3),
     "profiles": Room(3, never=("torch",)),

@@ -19,7 +19,7 @@ from rcnas_edge.export import exporter
 from rcnas_edge.profile import list_profiles, load_profile
 
 PACKAGE = "made_up_plugins"
-PROFILE = 'schema = 1\nname = "{name}"\nvendor = "v"\nruntime = "onnxruntime"\n'
+PROFILE = 'schema = 2\nname = "{name}"\nvendor = "v"\nruntime = "onnxruntime"\n'
 
 
 class Good:

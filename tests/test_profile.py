@@ -24,6 +24,7 @@ from rcnas_edge.profile import (
     read_profile,
     save_profile,
 )
+from rcnas_edge.rates import Rate, Rates
 from rcnas_edge.space import IMAGE, Layer
 from rcnas_edge.table import Table, interpolate, work
 
@@ -116,8 +117,8 @@ def test_slices_of_one_tensor_are_one_split_and_channels_count_in_whole_blocks()
 
 
 def test_unknown_runtime_is_refused() -> None:
-    with pytest.raises(InputError, match=r"known for onnxruntime, .*, got 'tflite'"):
-        fuse(preactivation(), "tflite")
+    with pytest.raises(InputError, match=r"known for onnxruntime, .*, got 'coreml'"):
+        fuse(preactivation(), "coreml")
 
 
 # the table
@@ -254,6 +255,75 @@ def test_bad_targets_are_refused(text: str) -> None:
         Target.parse(text)
 
 
+# rates
+
+PHONE = Rates(
+    {
+        "conv": Rate(ms=0.01, ms_per_mmac=0.5, ms_per_mb=2.0),
+        "depthwise": Rate(ms=0.02, ms_per_mb=4.0),
+        "add": Rate(ms_per_mb=3.0),
+        "globalpool": Rate(ms_per_mb=5.0),
+        "other": Rate(ms=0.1),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "ms"),
+    [
+        # 3x3, stride 2, 8x8 -> 4x4: 4 * 6 * 9 = 216 weights, 216 * 16 MACs, 4 bytes of 4 * 64 + 6 * 16 + 216 numbers
+        (("conv", "plain", 3, 2, 1, 8, 8, 4, 6), 0.01 + 0.5e-6 * 216 * 16 + 2e-6 * 4 * (256 + 96 + 216)),
+        (("conv", "plain", 3, 1, -1, 8, 8, 4, 4), 0.02 + 4e-6 * 4 * (256 + 256 + 36)),
+        # groups have no rate here: that of a convolution, with 2 input channels per group
+        (("conv", "plain", 1, 1, 2, 8, 8, 4, 4), 0.01 + 0.5e-6 * 8 * 64 + 2e-6 * 4 * (256 + 256 + 8)),
+        (("add", "plain", 1, 1, 1, 8, 8, 4, 4), 3e-6 * 4 * 3 * 256),  # two operands are read, one result is written
+        (("globalpool", "plain", 1, 1, 1, 8, 8, 4, 4), 5e-6 * 4 * (256 + 4)),
+        (("relu", "plain", 1, 1, 1, 8, 8, 4, 4), 0.1),
+    ],
+)
+def test_a_rate_is_what_hand_arithmetic_says(kernel: tuple, ms: float) -> None:
+    assert PHONE.of(kernel) == pytest.approx(ms, rel=1e-12)
+
+
+def test_a_profile_of_rates_alone_predicts_and_claims_nothing_measured(tmp_path: Path) -> None:
+    profile = Profile("phone", "v", "tflite", rates={"fp32/4": PHONE}, overhead_ms={"fp32/4": 1.0})
+    target = Target("phone", threads=4)
+    assert profile.covers(target)
+    assert not profile.covers(Target("phone"))
+    groups = fuse(preactivation(), "tflite")
+    expected = 1.0 + sum(PHONE.of((*group.key, group.channels_in, group.channels_out)) for group in groups)
+    assert profile.latency(preactivation(), target) == (pytest.approx(expected), 0.0)
+    back = read_profile(save_profile(profile, tmp_path))
+    assert back == profile
+    assert back.digest() == profile.digest() != Profile("phone", "v", "tflite").digest()
+
+
+def test_rates_stand_in_for_the_fit_where_a_table_has_no_row() -> None:
+    profile = one_of_each(overhead_ms={}, scale={})
+    pooled = next(row for row in profile.rows if row.key.operation == "globalpool")
+    rows = tuple(row for row in profile.rows if row is not pooled)
+    both = one_of_each(overhead_ms={}, scale={}, rows=rows, rates={"fp32/1": PHONE})
+    whole, ms = profile.latency(preactivation(), Target())[0], both.latency(preactivation(), Target())[0]
+    assert ms == pytest.approx(whole - pooled.ms + PHONE.of(pooled.kernel))
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ({"conv": Rate(1.0)}, "have one called 'other'"),
+        ({"other": Rate(1.0), "convolution": Rate(1.0)}, "there is one of 'convolution'"),
+        ({"other": Rate(-1.0)}, "ms of a rate is 0 or between"),
+        ({"other": Rate(float("nan"))}, "ms of a rate is 0 or between"),
+        ({"other": Rate(1.0, ms_per_mb=1e-300)}, "ms_per_mb of a rate is 0 or between"),
+        ({"other": Rate(ms_per_mmac=1.0)}, "other has ms = 0.0, ms_per_mmac = 1.0"),
+        ({"other": Rate(1.0), "conv": Rate()}, "gives every kernel a time above 0, conv has"),
+    ],
+)
+def test_rates_that_leave_a_kernel_without_a_time_are_refused(rates: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Rates(rates)
+
+
 # on disk
 
 
@@ -291,10 +361,10 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("suffix", "old", "new", "message"),
     [
-        (".toml", '"schema" = 1', '"schema" = 2', "profiles of schema 1 are read"),
+        (".toml", '"schema" = 2', '"schema" = 1', "profiles of schema 2 are read, .* has 1: measure the device anew"),
         (".toml", '"name" = "bench"', '"nome" = "bench"', "has name, vendor, runtime"),
-        (".toml", '"runtime" = "onnxruntime"', '"runtime" = "tflite"', "runtime is one of"),
-        (".toml", '"schema" = 1', "schema =", "is a TOML file"),
+        (".toml", '"runtime" = "onnxruntime"', '"runtime" = "coreml"', "runtime is one of"),
+        (".toml", '"schema" = 2', "schema =", "is a TOML file"),
         (".csv", ",ms\n", ",milliseconds\n", "has the columns"),
         (".csv", ",0.01\n", ",fast\n", "line 2"),
         (".csv", ",0.01\n", ",-1\n", "positive number of ms"),
