@@ -18,12 +18,12 @@ from rcnas_edge.fusion import DEPTHWISE, Kernel
 from rcnas_edge.space import KINDS
 from rcnas_edge.table import work
 
-DEPTHWISE_RATE, GROUPED_RATE, OTHER = "depthwise", "grouped", "other"
+DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, OTHER = "depthwise", "grouped", "pointwise", "other"
 OPERATIONS = (*KINDS, "to_plain", "to_blocked")
 """Of kernels: what `fusion.kernels` yields."""
-RATED = (*OPERATIONS, DEPTHWISE_RATE, GROUPED_RATE, OTHER)
-"""What may have a rate: also convolutions of one or several channels per group, and all that has no rate of its own."""
-WITH_MACS = ("conv", DEPTHWISE_RATE, GROUPED_RATE, "linear")
+RATED = (*OPERATIONS, DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, OTHER)
+"""What may have a rate: also convolutions of one or several channels per group or of kernel 1, and all that has no rate of its own."""
+WITH_MACS = ("conv", DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, "linear")
 LEAST, MOST = 1e-12, 1e7
 """Bounds of a number that is not 0: a kernel's time neither vanishes nor overflows."""
 
@@ -40,7 +40,8 @@ class Rate(NamedTuple):
 class Rates:
     """A rate per operation; `other` is that of every operation without one, so that each kernel has a time.
 
-    A depthwise convolution without a rate `depthwise` has that of `grouped`, and a grouped one that of `conv`.
+    A depthwise convolution without a rate `depthwise` has that of `grouped`, and a grouped one that of `conv`, as has
+    one of kernel 1 without a rate `pointwise`.
     """
 
     by_operation: Mapping[str, Rate]
@@ -79,4 +80,6 @@ class Rates:
             names = (DEPTHWISE_RATE, GROUPED_RATE, operation)
         elif operation == "conv" and groups > 1:
             names = (GROUPED_RATE, operation)
+        elif operation == "conv" and kernel[2] == 1:
+            names = (POINTWISE_RATE, operation)
         return next((self.by_operation[name] for name in names if name in self.by_operation), self.by_operation[OTHER])
