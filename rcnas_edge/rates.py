@@ -22,7 +22,7 @@ DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, OTHER = "depthwise", "grouped", "p
 OPERATIONS = (*KINDS, "to_plain", "to_blocked")
 """Of kernels: what `fusion.kernels` yields."""
 RATED = (*OPERATIONS, DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, OTHER)
-"""What may have a rate: also convolutions of one or several channels per group or of kernel 1, and all that has no rate of its own."""
+"""What may have a rate: also convolutions by their groups or of kernel 1, and all that has no rate of its own."""
 WITH_MACS = ("conv", DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, "linear")
 LEAST, MOST = 1e-12, 1e7
 """Bounds of a number that is not 0: a kernel's time neither vanishes nor overflows."""
