@@ -300,15 +300,25 @@ def test_the_work_of_a_training_is_counted_pass_by_pass():
     assert counted("fast", attack_steps=5) == forward * 100 * (warm * (2 + 3) + (4 - warm) * (10 + 3))
 
 
+class Aligned(Plain):
+    """With as many channels as a convolution needs to be compiled."""
+
+    def __init__(self) -> None:
+        nn.Sequential.__init__(self, nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
+
+
 @pytest.mark.parametrize(
-    ("threshold", "works", "compiled"), [(1e18, True, False), (1.0, True, True), (1.0, False, False)]
+    ("kind", "threshold", "works", "compiled"),
+    [(Aligned, 1.0, True, True), (Plain, 1.0, True, False), (Aligned, 1e18, True, False), (Aligned, 1.0, False, False)],
 )
-def test_a_long_training_on_a_cpu_is_compiled_where_a_compiler_works(digits, monkeypatch, threshold, works, compiled):
+def test_a_long_training_of_whole_vectors_is_compiled_where_a_compiler_works(
+    digits, monkeypatch, kind, threshold, works, compiled
+):
     asked = []
     monkeypatch.setattr(compiling, "WORTHWHILE", threshold)
     monkeypatch.setattr(compiling, "compiler_works", lambda: works)
     monkeypatch.setattr(torch, "compile", lambda network: asked.append(network) or network)
-    fit(Tiny(), digits, THREAT, quick(1))
+    fit(kind(), digits, THREAT, quick(1))
     assert bool(asked) is compiled
 
 

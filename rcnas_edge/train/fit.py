@@ -86,10 +86,9 @@ def fit(
 
     `state` is the file of the training's state: written after every epoch, resumed from if it is there.
     `progress(epoch, epochs)` is called after every epoch. `compiled` runs the network through torch.compile; None
-    does so where it pays (`compiling.pays`). A warm phase that overfits its cheap attack (`COLLAPSE`) is ended, from its
-    best epoch's weights.
-    Raises DivergedError when the loss is not a number, and TrainingError when memory runs out again after one retry in
-    smaller parts.
+    does so where it pays (`compiling.pays`). A warm phase that overfits its cheap attack (`COLLAPSE`) is ended, from
+    its best epoch's weights. Raises DivergedError when the loss is not a number, and TrainingError when
+    memory runs out again after one retry in smaller parts.
     """
     if recipe.distils and teacher is None:
         raise ValueError(f"the recipe {recipe.name} distils, so it needs a teacher")

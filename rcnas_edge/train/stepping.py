@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.errors import TrainingError
+from rcnas_edge.train import compiling
 from rcnas_edge.train.crafting import craft, fast_dtype
 from rcnas_edge.train.losses import inner_objective, training_loss
 from rcnas_edge.train.ranks import Ranks
@@ -46,7 +46,7 @@ class Stepper:
     ) -> None:
         self.network, self.recipe, self.threat, self.device = network, recipe, threat, device
         self.teacher = None if teacher is None else channels_last(teacher, device).eval()
-        self.forward = cast("nn.Module", torch.compile(network)) if compiled else network
+        self.forward = compiling.compiled(network) if compiled else network
         self.ranks = Ranks.here(device)
         self.optimiser = torch.optim.SGD(
             network.parameters(),
