@@ -129,7 +129,7 @@ def network(name: str, rows: Sequence[Mapping[str, str]]) -> Network:
 
 
 def listed_kernel(operation: str, feature: Mapping[str, object]) -> Kernel:
-    """The kernel of a listed operator. Its size is that before a padding: what it makes is size / stride, rounded up."""
+    """The kernel of a listed operator, of the size before a padding: size / stride, rounded up, is what it makes."""
 
     def number(name: str, otherwise: int = 1) -> int:
         text = str(feature[name])
