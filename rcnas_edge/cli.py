@@ -286,33 +286,30 @@ def profile() -> None:
 
 @profile.command("list")
 def profile_list() -> int:
-    """The profiles there are."""
-    from rcnas_edge.profile import list_profiles
+    """The profiles there are: what runs them, where their numbers are from, and which package brought them."""
+    from rcnas_edge.profile import catalogue
 
-    for found in list_profiles():
-        empty = "measured on first use" if found.on_first_use else "not measured"
-        rows = f"{len(found.rows)} rows" if found.rows else empty
-        click.echo(f"{found.name:16} {found.runtime:20} {rows:24} {found.vendor}")
+    for listed in catalogue():
+        found = listed.profile
+        if found is None:
+            click.echo(f"warning: {listed.name} ({listed.brought_by}) cannot be used: {listed.problem}", err=True)
+            continue
+        for words, settings in found.origins.items():
+            click.echo(
+                f"{found.name:26} {found.runtime:20} {', '.join(settings) or '-':16} {words}  [{listed.brought_by}]"
+            )
     return 0
 
 
 @profile.command("show")
 @click.argument("name", default="host")
 def profile_show(name: str) -> int:
-    """One profile: runtime, precisions, tables and the provenance of its numbers."""
-    from rcnas_edge.profile import load_profile
+    """One profile, by name or by the path of its .toml file: runtime, tables, limits and the origin of its numbers."""
+    from rcnas_edge.profile import load_profile, read_profile
+    from rcnas_edge.profile_words import lines
 
-    found = load_profile(name)
-    click.echo(f"name         {found.name}\nvendor       {found.vendor}\nruntime      {found.runtime}")
-    click.echo(f"precisions   {', '.join(found.precisions)}\nthreads      {', '.join(map(str, found.threads))}")
-    first_use = not found.rows and found.on_first_use
-    click.echo(f"rows         {len(found.rows)}" + (" (measured on first use)" if first_use else ""))
-    for setting, overhead in found.overhead_ms.items():
-        click.echo(f"{setting:12} overhead {overhead:.4f} ms, scale {found.scale.get(setting, 1.0):.3f}")
-    for setting, (cache, ms) in found.streaming.items():
-        click.echo(f"{setting:12} weights beyond {cache:g} MB take {ms:.4f} ms per MB")
-    for entry in found.provenance:
-        click.echo("provenance   " + ", ".join(f"{key} {value}" for key, value in entry.items()))
+    for line in lines(read_profile(name) if name.endswith(".toml") else load_profile(name)):
+        click.echo(line)
     return 0
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -159,8 +159,14 @@ class Budget:
         return self.ratio(cost) <= 1.0
 
 
-def resolve(limits: Sequence[Limit], reference: Cost, target: Target) -> tuple[Budget, ...]:
-    """Budgets in base units on one target; shares are of the reference (the teacher)."""
+def resolve(
+    limits: Sequence[Limit], reference: Cost, target: Target, device: Mapping[str, float] | None = None
+) -> tuple[Budget, ...]:
+    """Budgets in base units on one target; shares are of the reference (the teacher).
+
+    `device` is what a network may take at most there (`Profile.limits`, bytes by quantity): a budget of every quantity
+    that the user limited not at all.
+    """
     budgets = []
     for limit in limits:
         whole = reference.get(limit.quantity)
@@ -170,6 +176,11 @@ def resolve(limits: Sequence[Limit], reference: Cost, target: Target) -> tuple[B
             )
         amount = limit.amount * whole if limit.relative else limit.amount
         budgets.append(Budget(target, limit.quantity, amount, str(limit), whole))
+    asked = {limit.quantity for limit in limits}
+    for quantity, most in (device or {}).items():
+        if quantity not in asked:
+            words = f"{show(quantity, most)} of the device"
+            budgets.append(Budget(target, quantity, most, words, reference.get(quantity)))
     return tuple(budgets)
 
 

@@ -4,102 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from rcnas_edge import bounds, provenance
+from rcnas_edge.bounds import PRECISIONS
+from rcnas_edge.domain import Domain, image_size
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import DEPTHWISE, RUNTIMES, Kernel, Key, kernels
+from rcnas_edge.fusion import RUNTIMES, Key, kernels
 from rcnas_edge.rates import Rates
-from rcnas_edge.space import IMAGE, Layer
+from rcnas_edge.row import Row
+from rcnas_edge.space import Layer
 from rcnas_edge.table import Table
+from rcnas_edge.target import Target
+from rcnas_edge.validation import check_validation
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a network runs: a profile, a precision and a number of threads; written host/fp32/1."""
-
-    profile: str = "host"
-    precision: str = "fp32"
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(f"a precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.threads < 1:
-            raise InputError(f"a target has at least one thread, got {self.threads}")
-        if not self.profile or "/" in self.profile:
-            raise InputError(f"a profile's name is not empty and has no '/', got {self.profile!r}")
-
-    @property
-    def setting(self) -> str:
-        """Precision and threads, the part that a profile's tables are keyed by: fp32/1."""
-        return f"{self.precision}/{self.threads}"
-
-    def __str__(self) -> str:
-        return f"{self.profile}/{self.setting}"
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """A target from `profile`, `profile/precision` or `profile/precision/threads`."""
-        parts = text.split("/")
-        if len(parts) > 3 or (len(parts) == 3 and not parts[2].isdecimal()):
-            raise InputError(f"a target is profile/precision/threads, as host/fp32/1, got {text!r}")
-        precision = parts[1] if len(parts) > 1 else cls.precision
-        return cls(parts[0], precision, int(parts[2]) if len(parts) > 2 else cls.threads)
-
-
-COLUMNS = ("precision", "threads", *Key._fields, "channels_in", "channels_out", "ms")
-"""Of a table on disk."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured kernel: its key, its channels, its time in ms for one image."""
-
-    precision: str
-    threads: int
-    key: Key
-    channels_in: int
-    channels_out: int
-    ms: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.ms) and self.ms > 0):
-            raise InputError(f"a latency is a positive number of ms, the row {self.kernel} has {self.ms}")
-        _, _, kernel, stride, groups, height, width, *channels = self.kernel
-        if min(kernel, stride, height, width, *channels, self.threads) < 1 or (groups < 1 and groups != DEPTHWISE):
-            raise InputError(
-                "kernel, stride, sizes, channels and threads are at least 1, groups too or -1 (depthwise), the row "
-                f"{self.kernel} with {self.threads} threads is not"
-            )
-
-    @property
-    def setting(self) -> str:
-        return f"{self.precision}/{self.threads}"
-
-    @property
-    def kernel(self) -> Kernel:
-        return (*self.key, self.channels_in, self.channels_out)
-
-    @property
-    def cells(self) -> tuple[Any, ...]:
-        """The row in the order of COLUMNS."""
-        return (self.precision, self.threads, *self.kernel, self.ms)
+MEGABYTE = 1e6
+"""Bytes of a MB."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A device with its latency table.
+    """A device with what is known of the time that kernels take on it.
 
+    `rows` are measured kernels, `rates` by "precision/threads" the time of the others; numbers are for `domain`.
     `overhead_ms` (of a call, without kernels) and `scale` (whole networks against the sum of their kernels) are
     keyed by "precision/threads/HxW" of the image, and by "precision/threads" for any other image; so is `streaming`,
-    (megabytes of weights that stay in the cache, ms per megabyte of a network's weights beyond). `provenance` has
-    one entry per measurement: when, where, with what, how steadily.
+    (megabytes of weights that stay in the cache, ms per megabyte of a network's weights beyond). `memory_mb` and
+    `disk_mb` (10^6 bytes) are what a network may take at most. `validation` says by the same keys how predictions of
+    whole networks compared with their times, `provenance` where each number is from.
     """
 
     name: str
@@ -112,24 +47,112 @@ class Profile:
     overhead_ms: Mapping[str, float] = field(default_factory=dict)
     scale: Mapping[str, float] = field(default_factory=dict)
     streaming: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    domain: Domain = field(default_factory=Domain)
+    memory_mb: float | None = None
+    disk_mb: float | None = None
+    validation: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
     provenance: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     description: str = ""
     on_first_use: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise InputError(f"a profile's name is not empty and has no '/', got {self.name!r}")
-        if self.runtime not in RUNTIMES:
-            raise InputError(f"a profile's runtime is one of {', '.join(RUNTIMES)}, {self.name!r} has {self.runtime!r}")
-        for setting, value in self.overhead_ms.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"an overhead is finite and not negative, {setting} has {value}")
-        for setting, value in self.scale.items():
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"a scale is finite and above 0, {setting} has {value}")
-        for setting, pair in self.streaming.items():
-            if len(pair) != 2 or not all(math.isfinite(value) and value >= 0 for value in pair):
-                raise InputError(f"streaming is MB of cache and ms per MB beyond, not negative, {setting} has {pair}")
+        bounds.check_name(self.name)
+        bounds.check_words("vendor", self.vendor)
+        bounds.check_words("description", self.description, empty=True)
+        bounds.check_choice("runtime", self.runtime, RUNTIMES)
+        bounds.check_flag("on_first_use", self.on_first_use)
+        for precision in bounds.check_list("precisions", self.precisions):
+            bounds.check_choice("precisions", precision, PRECISIONS)
+        for threads in bounds.check_list("threads", self.threads):
+            bounds.check_count("threads", threads, most=bounds.MOST_THREADS)
+        for key in ("memory_mb", "disk_mb"):
+            if getattr(self, key) is not None:
+                bounds.check_number(key, getattr(self, key), least=1e-6, most=1e9)
+        self._check_calibration()
+        check_validation(self.validation)
+        provenance.check_entries(self.provenance)
+        for setting in bounds.check_mapping("rates", self.rates):
+            bounds.check_setting("rates", setting)
+        self._check_rows()
+
+    def _check_calibration(self) -> None:
+        for key, least in (("overhead_ms", 0.0), ("scale", 1e-6)):
+            for setting, value in bounds.check_mapping(key, getattr(self, key)).items():
+                bounds.check_setting(key, setting, sized=True)
+                bounds.check_number(f"{key} of {setting}", value, least=least)
+        for setting, pair in bounds.check_mapping("streaming", self.streaming).items():
+            bounds.check_setting("streaming", setting, sized=True)
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise bounds.refuse(f"streaming of {setting}", "[MB of cache, ms per MB beyond]", pair)
+            for value in pair:
+                bounds.check_number(f"streaming of {setting}, [MB of cache, ms per MB beyond],", value)
+
+    def _check_rows(self) -> None:
+        """Every kernel once, and every setting among the precisions and threads."""
+        seen: set[Any] = set()
+        for row in self.rows:
+            before = len(seen)
+            seen.add((row.precision, row.threads, row.kernel))
+            if len(seen) == before:
+                raise InputError(
+                    f"a table has a kernel once, {', '.join(map(str, row.cells[:-1]))} is twice there: remove one"
+                )
+        for setting in self.settings:
+            precision, threads = setting.split("/")
+            if precision not in self.precisions or int(threads) not in self.threads:
+                raise InputError(
+                    f"precisions and threads are those of the numbers, there are numbers of {setting} but precisions "
+                    f"are {', '.join(self.precisions)} and threads {', '.join(map(str, self.threads))}: add them"
+                )
+
+    @cached_property
+    def settings(self) -> tuple[str, ...]:
+        """The settings ("fp32/1") that latencies are known for, measured ones first."""
+        return tuple(dict.fromkeys([*(row.setting for row in self.rows), *self.rates]))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Which groups of numbers there are, of `provenance.GROUPS`."""
+        there = {
+            provenance.TABLE: self.rows,
+            provenance.RATES: self.rates,
+            provenance.OVERHEAD: (*self.overhead_ms, *self.scale, *self.streaming),
+            provenance.LIMITS: self.limits,
+        }
+        return tuple(group for group, numbers in there.items() if numbers)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What a network may take at most on the device, in bytes by quantity (`cost.QUANTITIES`)."""
+        known = {"memory": self.memory_mb, "size": self.disk_mb}
+        return {quantity: MEGABYTE * value for quantity, value in known.items() if value is not None}
+
+    def check_provenance(self) -> None:
+        """Raise InputError unless every number says where it is from; files and plugins owe that."""
+        provenance.check_complete(self.provenance, self.groups, self.runtime)
+
+    def origin(self, target: Target) -> str:
+        """One line for people: where the latencies for a target are from."""
+        if not self.covers(target):
+            return "measured on first use" if self.on_first_use else "not measured, no latencies"
+        table = any(row.setting == target.setting for row in self.rows)
+        groups = [provenance.TABLE] if table else []
+        groups += [provenance.RATES] if target.setting in self.rates else []
+        return provenance.origin(self.provenance, target.setting, groups)
+
+    @property
+    def origins(self) -> dict[str, tuple[str, ...]]:
+        """Every different origin with the settings that share it; a profile without numbers has the one of none."""
+        found: dict[str, tuple[str, ...]] = {}
+        for setting in self.settings:
+            words = self.origin(Target.parse(f"{self.name}/{setting}"))
+            found[words] = (*found.get(words, ()), setting)
+        return found or {self.origin(Target(self.name)): ()}
+
+    def outside(self, layers: Sequence[Layer]) -> str:
+        """Why predictions for a network count as not measured, in a sentence; empty where they are in the domain."""
+        why = self.domain.outside(image_size(layers))
+        return f"the profile {self.name!r} is asked for {why}: its latencies count as not measured" if why else ""
 
     @cached_property
     def tables(self) -> Mapping[str, Table]:
@@ -153,7 +176,7 @@ class Profile:
         table = self.tables.get(setting)
         if table is None:
             raise InputError(
-                f"a latency comes from measured rows, the profile {self.name!r} has "
+                f"a latency comes from rows or rates, the profile {self.name!r} has "
                 f"{', '.join(self.tables) or 'none'} but not {setting}: measure it on the device first"
             )
         measured = estimated = 0.0
@@ -166,7 +189,9 @@ class Profile:
                 estimated += ms
         scale, overhead = self.scale_and_overhead(layers, setting)
         total = overhead + scale * (measured + estimated)
-        return total, 1.0 - scale * estimated / total if table.surfaces else 0.0
+        if not table.surfaces or self.outside(layers):
+            return total, 0.0
+        return total, 1.0 - scale * estimated / total
 
     def scale_and_overhead(self, layers: Sequence[Layer], setting: str) -> tuple[float, float]:
         """Whole networks of this image size against the sum of their kernels, and the ms beside: of a call without
@@ -183,18 +208,13 @@ class Profile:
 
     def digest(self) -> str:
         """Short digest of everything that a latency depends on; provenance and descriptions are not part of it."""
-        content = [self.runtime, sorted(row.cells for row in self.rows), dict(self.overhead_ms), dict(self.scale)]
+        content: list[Any] = [self.runtime, sorted(row.cells for row in self.rows), dict(self.overhead_ms), dict(self.scale)]
         content += [dict(self.streaming)] if self.streaming else []
         content += [{setting: dict(rates.by_operation) for setting, rates in self.rates.items()}] if self.rates else []
+        content += [[self.domain.images, self.domain.batch]] if self.domain != Domain() else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def megabytes_of_weights(layers: Sequence[Layer]) -> float:
     """What the weights of convolutions and linear layers take in fp32, in MB (10^6 bytes)."""
     return 4e-6 * sum(layer.parameters for layer in layers if layer.kind in ("conv", "linear"))
-
-
-def image_size(layers: Sequence[Layer]) -> str:
-    """HxW of the image that the rows read."""
-    _, height, width = next(layer.inputs for layer in layers if layer.reads[0] == IMAGE)
-    return f"{height}x{width}"

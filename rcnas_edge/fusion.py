@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rcnas_edge.errors import InputError
-from rcnas_edge.space import Layer
+from rcnas_edge.space import KINDS, Layer
 
 RUNTIMES = {
     "onnxruntime": 0,
@@ -38,6 +38,12 @@ DEPTHWISE = -1
 """In `Key.groups`: one group per channel, however many."""
 
 
+OPERATIONS = (*KINDS, "to_plain", "to_blocked")
+"""Of kernels: those of rows, and the reorderings between layouts."""
+LAYOUTS = ("plain", "blocked", "entering")
+"""Of kernels: "entering" reads plain and makes blocks."""
+
+
 class Key(NamedTuple):
     """What rows of one surface of the table share; the surface's axes are the channels in and out.
 
@@ -45,7 +51,7 @@ class Key(NamedTuple):
     """
 
     operation: str
-    layout: str  # "plain", "blocked", or "entering": reads plain and makes blocks
+    layout: str
     kernel: int
     stride: int
     groups: int

@@ -9,6 +9,7 @@ and a later task adds its rows to the same file.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import tempfile
 import time
@@ -28,6 +29,7 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
 from rcnas_edge.planning import copies_of, ordered, plan, timed_part
 from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, machine, read_profile, save_profile
+from rcnas_edge.provenance import MEASURED, OVERHEAD, TABLE, UNKNOWN
 from rcnas_edge.rowgraph import check_rows, graph_of
 from rcnas_edge.space import Layer
 from rcnas_edge.specimen import difference, specimen
@@ -268,12 +270,19 @@ class _Measurement:
         """Write the profile with the rows so far and what is known of how they were measured."""
         spread = float(np.std(self.references) / np.mean(self.references)) if self.references else 0.0
         fitted, held = _parted(pairs)
+        here = machine()
         entry: dict[str, Any] = {
+            "covers": [TABLE, OVERHEAD],
+            "kind": MEASURED,
+            "source": here["cpu"],
             "setting": self.setting,
             "complete": complete,
             "image": size,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            **machine(),
+            **here,
+            "threads": self.threads,
+            "clocks": UNKNOWN,
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else UNKNOWN,
             "rows": self.begun + len(self.new),
             "reference_ms": self.pace,
             "reference_spread": round(spread, 4),

@@ -2,13 +2,15 @@
 
 The core never imports the folders `exporters/` and `profiles/`; what we ship is reached exactly as a third
 party's is. Groups: `rcnas_edge.exporters` (a class or function that makes an `Exporter`), `rcnas_edge.profiles`
-(a package with `*.toml` files), `rcnas_edge.families` (an object with the methods of `nets.Family`).
+(a package with `*.toml` files, a `DeviceProfile`, or a function that gives one or several), `rcnas_edge.families` (an
+object with the methods of `nets.Family`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint as EntryPoint
+from importlib.metadata import entry_points
 from typing import Any
 
 from rcnas_edge.errors import InputError
@@ -31,6 +33,18 @@ def registered(group: str) -> dict[str, EntryPoint]:
     return found
 
 
+def every(group: str) -> list[EntryPoint]:
+    """The entry points of a group in the order of their names, also different ones under one name."""
+    found = {(entry.name, entry.value): entry for entry in entry_points(group=group)}
+    return [found[key] for key in sorted(found)]
+
+
+def distribution(entry: EntryPoint) -> str:
+    """The installed package that registered an entry point, with its version."""
+    made_by = entry.dist
+    return "an unknown package" if made_by is None else f"{made_by.name} {made_by.version}"
+
+
 def load(group: str, name: str) -> Any:
     """The object that a plugin registered; InputError names the key and what there is."""
     there = registered(group)
@@ -44,7 +58,7 @@ def load_entry(entry: EntryPoint) -> Any:
     """Import what an entry point names; a plugin that raises becomes one sentence."""
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"the plugin {entry.name!r} ({entry.value}) does not load: {type(error).__name__}: {error}"
         ) from error

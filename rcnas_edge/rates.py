@@ -8,24 +8,21 @@ roofline: nothing overlaps (Williams et al., CACM 2009, take the maximum).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rcnas_edge.bounds import MOST, check_choice, check_mapping, check_number, shown
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import DEPTHWISE, Kernel
-from rcnas_edge.space import KINDS
+from rcnas_edge.fusion import DEPTHWISE, OPERATIONS, Kernel
 from rcnas_edge.table import work
 
 DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, OTHER = "depthwise", "grouped", "pointwise", "other"
-OPERATIONS = (*KINDS, "to_plain", "to_blocked")
-"""Of kernels: what `fusion.kernels` yields."""
 RATED = (*OPERATIONS, DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, OTHER)
 """What may have a rate: also convolutions by their groups or of kernel 1, and all that has no rate of its own."""
 WITH_MACS = ("conv", DEPTHWISE_RATE, GROUPED_RATE, POINTWISE_RATE, "linear")
-LEAST, MOST = 1e-12, 1e7
-"""Bounds of a number that is not 0: a kernel's time neither vanishes nor overflows."""
+LEAST = 1e-12
+"""Of a number that is not 0: a kernel's time does not vanish."""
 
 
 class Rate(NamedTuple):
@@ -47,19 +44,16 @@ class Rates:
     by_operation: Mapping[str, Rate]
 
     def __post_init__(self) -> None:
-        if OTHER not in self.by_operation:
+        if OTHER not in check_mapping("rates", self.by_operation):
             raise InputError(
-                f"rates have one called {OTHER!r}, for every operation without its own, these have "
-                f"{', '.join(self.by_operation) or 'none'}: add it"
+                f"rates have one called {OTHER!r}, for every operation without its own, there is none among "
+                f"{shown(list(self.by_operation))}: add it"
             )
         for operation, rate in self.by_operation.items():
-            if operation not in RATED:
-                raise InputError(f"rates are of {', '.join(RATED)}, there is one of {operation!r}: rename or remove it")
+            check_choice("the operation of a rate", operation, RATED)
             for name, value in zip(Rate._fields, rate, strict=True):
-                if not (value == 0 or (math.isfinite(value) and LEAST <= value <= MOST)):
-                    raise InputError(
-                        f"{name} of a rate is 0 or between {LEAST:g} and {MOST:g}, {operation} has {value}: correct it"
-                    )
+                if value != 0 or isinstance(value, bool):
+                    check_number(f"{name} of {operation}, where it is not 0,", value, least=LEAST, most=MOST)
             if rate.ms == rate.ms_per_mb == 0 and (operation not in WITH_MACS or rate.ms_per_mmac == 0):
                 raise InputError(
                     f"a rate gives every kernel a time above 0, {operation} has ms = {rate.ms}, ms_per_mmac = "
@@ -75,7 +69,7 @@ class Rates:
 
     def _rate(self, kernel: Kernel) -> Rate:
         operation, groups = kernel[0], kernel[4]
-        names = (operation,)
+        names: tuple[str, ...] = (operation,)
         if operation == "conv" and groups == DEPTHWISE:
             names = (DEPTHWISE_RATE, GROUPED_RATE, operation)
         elif operation == "conv" and groups > 1:

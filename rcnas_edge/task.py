@@ -124,8 +124,8 @@ class Bench:
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
-        """The budgets in absolute numbers."""
-        return resolve(self.task.limits, self.teacher_cost, self.task.target)
+        """The budgets in absolute numbers, the limits of the device among them."""
+        return resolve(self.task.limits, self.teacher_cost, self.task.target, self.profile.limits)
 
     def cost(self, architecture: Architecture) -> Cost:
         """What the architecture costs on the target; predicted, remembered."""

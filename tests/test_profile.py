@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rcnas_edge.device import COLUMNS
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import RUNTIMES, Group, fuse
 from rcnas_edge.nets.rows import RowWriter
@@ -25,6 +24,7 @@ from rcnas_edge.profile import (
     save_profile,
 )
 from rcnas_edge.rates import Rate, Rates
+from rcnas_edge.row import COLUMNS
 from rcnas_edge.space import IMAGE, Layer
 from rcnas_edge.table import Table, interpolate, work
 
@@ -178,17 +178,30 @@ def test_an_operation_without_rows_is_estimated_by_the_rate_of_the_table() -> No
 # profiles
 
 
+MEASURED = {
+    "covers": ["table", "overhead"],
+    "kind": "measured",
+    "when": "2026-11-21T10:00:00+00:00",
+    "source": "a board on the desk",
+    "setting": "fp32/1",
+    "runtime": "onnxruntime 1.22.0",
+    "threads": 1,
+    "clocks": "unknown",
+    "load": 0.1,
+    "reference_ms": 0.2,
+    "stable": True,
+    "calibration": [[1.0, 1.25]],
+}
+FITTED = {"covers": ["rates", "overhead"], "kind": "third party", "when": "2024", "source": "a paper", "fit": "nnls"}
+
+
 def one_of_each(profile_runtime: str = "onnxruntime", **changes: object) -> Profile:
     """A profile whose table has every kernel of `preactivation`, the i-th (from 1) at i / 100 ms."""
     kernels = dict.fromkeys(
         (group.key, group.channels_in, group.channels_out) for group in fuse(preactivation(), profile_runtime)
     )
     rows = tuple(Row("fp32", 1, *kernel, ms=index / 100) for index, kernel in enumerate(kernels, start=1))
-    values = {
-        "overhead_ms": {"fp32/1": 0.5},
-        "scale": {"fp32/1": 1.1},
-        "provenance": ({"setting": "fp32/1", "when": "today", "calibration": [[1.0, 1.25]], "stable": True},),
-    }
+    values = {"overhead_ms": {"fp32/1": 0.5}, "scale": {"fp32/1": 1.1}, "provenance": (MEASURED,)}
     return Profile("bench", 'a "quoted" vendor', profile_runtime, **{"rows": rows, **values, **changes})
 
 
@@ -208,7 +221,7 @@ def test_weights_beyond_the_cache_are_streamed() -> None:
         assert profile.latency(preactivation(), Target())[0] == pytest.approx(without + 40 * beyond)
     sized = one_of_each(scale={"fp32/1": 1.1, "fp32/1/8x8": 1.1}, streaming={"fp32/1": (0.0, 40.0)})
     assert sized.latency(preactivation(), Target())[0] == pytest.approx(without)  # this image size has seen none
-    with pytest.raises(InputError, match="MB of cache and ms per MB beyond"):
+    with pytest.raises(InputError, match=r"MB of cache, ms per MB beyond.* got -1\.0"):
         one_of_each(streaming={"fp32/1": (-1.0, 40.0)})
 
 
@@ -286,7 +299,9 @@ def test_a_rate_is_what_hand_arithmetic_says(kernel: tuple, ms: float) -> None:
 
 
 def test_a_profile_of_rates_alone_predicts_and_claims_nothing_measured(tmp_path: Path) -> None:
-    profile = Profile("phone", "v", "tflite", rates={"fp32/4": PHONE}, overhead_ms={"fp32/4": 1.0})
+    profile = Profile(
+        "phone", "v", "tflite", threads=(4,), rates={"fp32/4": PHONE}, overhead_ms={"fp32/4": 1.0}, provenance=(FITTED,)
+    )
     target = Target("phone", threads=4)
     assert profile.covers(target)
     assert not profile.covers(Target("phone"))
@@ -310,11 +325,14 @@ def test_rates_stand_in_for_the_fit_where_a_table_has_no_row() -> None:
 @pytest.mark.parametrize(
     ("rates", "words"),
     [
-        ({"conv": Rate(1.0)}, "have one called 'other'"),
-        ({"other": Rate(1.0), "convolution": Rate(1.0)}, "there is one of 'convolution'"),
-        ({"other": Rate(-1.0)}, "ms of a rate is 0 or between"),
-        ({"other": Rate(float("nan"))}, "ms of a rate is 0 or between"),
-        ({"other": Rate(1.0, ms_per_mb=1e-300)}, "ms_per_mb of a rate is 0 or between"),
+        ({"conv": Rate(1.0)}, r"have one called 'other', .*, there is none among \['conv'\]"),
+        (
+            {"other": Rate(1.0), "convolution": Rate(1.0)},
+            "the operation of a rate is one of .*, got 'convolution': did you mean 'conv'",
+        ),
+        ({"other": Rate(-1.0)}, "ms of other, where it is not 0, is a number from 1e-12 to 1e.07, got -1.0"),
+        ({"other": Rate(float("nan"))}, "ms of other, .*, got nan"),
+        ({"other": Rate(1.0, ms_per_mb=1e-300)}, "ms_per_mb of other, .*, got 1e-300"),
         ({"other": Rate(ms_per_mmac=1.0)}, "other has ms = 0.0, ms_per_mmac = 1.0"),
         ({"other": Rate(1.0), "conv": Rate()}, "gives every kernel a time above 0, conv has"),
     ],
@@ -361,23 +379,60 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("suffix", "old", "new", "message"),
     [
-        (".toml", '"schema" = 2', '"schema" = 1', "profiles of schema 2 are read, .* has 1: measure the device anew"),
-        (".toml", '"name" = "bench"', '"nome" = "bench"', "has name, vendor, runtime"),
-        (".toml", '"runtime" = "onnxruntime"', '"runtime" = "coreml"', "runtime is one of"),
+        (".toml", '"schema" = 2', '"schema" = 1', "the schema of a profile is 2, got 1: measure the device anew"),
+        (".toml", '"name" = "bench"', '"nome" = "bench"', "no key 'nome': did you mean 'name'"),
+        (".toml", '"name" = "bench"\n', "", "there is no name: add it"),
+        (
+            ".toml",
+            '"name" = "bench"',
+            '"name" = "../bench"',
+            r"name of a profile is made of .*, got '\.\./bench': rename",
+        ),
+        (".toml", '"runtime" = "onnxruntime"', '"runtime" = "tflight"', "runtime is one of .*did you mean 'tflite'"),
         (".toml", '"schema" = 2', "schema =", "is a TOML file"),
-        (".csv", ",ms\n", ",milliseconds\n", "has the columns"),
-        (".csv", ",0.01\n", ",fast\n", "line 2"),
-        (".csv", ",0.01\n", ",-1\n", "positive number of ms"),
-        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,0,1,8,8,16,16,0.1\n", "are at least 1"),
-        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,0,8,8,16,16,0.1\n", "are at least 1"),
-        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,1,8,8,0,16,0.1\n", "are at least 1"),
-        (".toml", '"table" = "bench.csv"', '"table" = 3', "table is the name of a file, .* has 3"),
+        (".csv", ",ms\n", ",milliseconds\n", "the columns are precision,threads"),
+        (".csv", ",0.01\n", ",fast\n", "bench.csv: line 2: ms is a number, got 'fast'"),
+        (".csv", ",0.01\n", ",-1\n", "line 2: of the row .* ms is a number above 0 up to 1e.07, got -1.0"),
+        (".csv", ",0.01\n", ",nan\n", "ms is a number above 0"),
+        (
+            ".csv",
+            ",0.01\n",
+            ",0.01\nfp32,1,conv,plain,3,0,1,8,8,16,16,0.1\n",
+            "line 3: .* stride is a whole number from 1",
+        ),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,0,8,8,16,16,0.1\n", r"groups \(-1: depthwise\) is a whole"),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,1,8,8,0,16,0.1\n", "channels_in is a whole number from 1"),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,convolve,plain,3,1,1,8,8,9,16,0.1\n", "operation is one of .*mean 'conv'"),
+        (".csv", ",0.01\n", ",0.01\nfp32,1,conv,plain,3,1,1,8,8,16\n", "a row has 12 cells, got 10: was the file cut"),
+        (".csv", ",0.08\n", ",0.0", "the last line of a table ends like the others"),
+        (".csv", "fp32,1,linear,plain,1,1,1,1,1,16,10,0.08\n", "", "at least 8 rows, got 7: it was cut"),
+        (".toml", '"table" = "bench.csv"', '"table" = 3', "table is a text that is not empty, got 3"),
+        (".toml", '"table" = "bench.csv"', '"table" = "../bench.csv"', "table is the bare name of a CSV file"),
+        (".toml", '"table" = "bench.csv"\n', "", "there is none for 8 rows: add table"),
         (".toml", '"threads" = [1]', '"threads" = "1"', "threads is a list"),
-        (".toml", "[streaming]", "[[streaming]]", "streaming is a table of pairs"),
+        (".toml", '"threads" = [1]', '"threads" = [2]', "there are numbers of fp32/1 but .* threads 2: add them"),
+        (".toml", '"threads" = [1]', '"threads" = [1, 1]', "threads is a list without repetitions"),
+        (".toml", '[scale]\n"fp32/1"', '[scale]\n"fp32/x"', 'a key of scale is "precision/threads"'),
         (".toml", '"on_first_use" = false', '"on_first_use" = "no"', "on_first_use is true or false"),
-        (".toml", '[scale]\n"fp32/1" = 1.1', '[scale]\n"fp32/1" = 0', "a scale is finite and above 0"),
-        (".toml", '[overhead_ms]\n"fp32/1" = 0.5', '[overhead_ms]\n"fp32/1" = "0.5"', "what the format documents"),
-        (".toml", "[[provenance]]", "[provenance]", "provenance is a list of tables"),
+        (".toml", '[scale]\n"fp32/1" = 1.1', '[scale]\n"fp32/1" = 0', "scale of fp32/1 is a number from 1e-06"),
+        (".toml", '[overhead_ms]\n"fp32/1" = 0.5', '[overhead_ms]\n"fp32/1" = "0.5"', "is a number .*got '0.5'"),
+        (".toml", "[scale]", "[[scale]]", "scale is a table of keys and values"),
+        (".toml", "[[provenance]]", "[provenance]", r"provenance is a list of tables, \[\[provenance\]\]"),
+        (".toml", '"covers" = ["table", "overhead"]', '"covers" = ["table"]', "no entry covers 'overhead': add"),
+        (".toml", '"covers" = ["table", "overhead"]', '"covers" = ["tables"]', "covers is one of .* mean 'table'"),
+        (".toml", '"kind" = "measured"', '"kind" = "guessed"', "provenance 1 kind is one of measured, third party"),
+        (".toml", '"source" = ', '"sauce" = ', "provenance 1 .* has no source: add it; did you mean 'sauce'"),
+        (".toml", '"clocks" = "unknown"\n', "", r'has no clocks: add it \(or clocks = "unknown"\)'),
+        (".toml", '"stable" = true', '"stable" = "yes"', "provenance 1 stable is true or false, got 'yes'"),
+        (".toml", '"on_first_use"', '"memory_mb" = -1\n"on_first_use"', "memory_mb is a number from 1e-06"),
+        (".toml", "[scale]", "[domain]\nimages = [224]\n[scale]", 'domain images is height x width, as "224x224"'),
+        (".toml", "[scale]", "[domain]\nimage = []\n[scale]", "domain has no key 'image': did you mean 'images'"),
+        (".toml", "[scale]", '[validation."fp32/1"]\nmape = 1\n[scale]', "validation of fp32/1 .* has no n: add it"),
+        (".toml", "[scale]", '[validation."fp32/1"]\nn = 9\nworse = 1\n[scale]', "did you mean 'worst'"),
+        (".toml", "[scale]", '[validation."fp32/1"]\nn = 9\nwithin_5 = 96\n[scale]', "from 0 to 1, got 96"),
+        (".toml", "[scale]", '[rates."fp32/1".conv]\nms = 1\n[scale]', "rates of 'fp32/1': .* called 'other'"),
+        (".toml", "[scale]", '[rates."fp32/1".other]\nms_per_mac = 1\n[scale]', "did you mean 'ms_per_mmac'"),
+        (".toml", "[scale]", '[rates."fp32/1".other]\nms = 1\n[scale]', "no entry covers 'rates': add"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, suffix: str, old: str, new: str, message: str) -> None:
@@ -393,14 +448,16 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = save_profile(one_of_each(), tmp_path)
     table = path.with_suffix(".csv")
     table.write_bytes(table.read_bytes().replace(b"conv", "cönv".encode("latin-1"), 1))
-    with pytest.raises(InputError, match=r"the table of the profile .* cannot be read"):
+    with pytest.raises(InputError, match=r"the table of a profile is UTF-8 text, byte \d+ of this file is not"):
         read_profile(path)
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     path = save_profile(one_of_each(), tmp_path)
     path.with_suffix(".csv").unlink()
-    with pytest.raises(InputError, match="the table of the profile"):
+    with pytest.raises(
+        InputError, match="the table of a profile is a file that can be read, this cannot: No such file"
+    ):
         read_profile(path)
 
 
@@ -414,7 +471,11 @@ def test_host_ships_without_a_table_and_the_cache_of_this_machine_comes_first(
     path = cache_path("host")
     save_profile(one_of_each(), path.parent, stem="host-of-another-machine")
     assert load_profile("host") == shipped
-    save_profile(Profile("host", "here", "onnxruntime", rows=one_of_each().rows), path.parent, stem=path.stem)
+    save_profile(
+        Profile("host", "here", "onnxruntime", rows=one_of_each().rows, provenance=(MEASURED,)),
+        path.parent,
+        stem=path.stem,
+    )
     assert load_profile("host").covers(Target())
     save_profile(one_of_each(), tmp_path)
     (tmp_path / "broken.toml").write_text("schema =")
@@ -425,9 +486,9 @@ def test_host_ships_without_a_table_and_the_cache_of_this_machine_comes_first(
 
 def test_an_unknown_profile_names_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCNAS_CACHE", str(tmp_path / "not-there-yet"))
-    with pytest.raises(InputError, match=r"no profile is called 'pi9'; there are: .*host"):
+    with pytest.raises(InputError, match=r"no profile is called 'pi9': it is one of .*host"):
         load_profile("pi9")
-    with pytest.raises(InputError, match="by a name, not by a path"):
+    with pytest.raises(InputError, match=r"the name of a profile is made of .*, got '\.\./host': rename it"):
         load_profile("../host")
 
 
