@@ -141,8 +141,8 @@ def listed_kernel(operation: str, feature: Mapping[str, object]) -> Kernel:
         filters, groups = number("Filter"), number("Group")
     elif operation == "DEPTHWISE_CONV_2D":
         groups = DEPTHWISE
-    elif operation == "MEAN":
-        kernel, stride, made = size, size, 1
+    elif operation == "MEAN" or (operation == "AVERAGE_POOL_2D" and made == 1):
+        return ("globalpool", "plain", 1, 1, 1, size, size, channels, channels)
     elif operation == "CONCATENATION":
         channels, size, kernel, filters = number("Filter"), made, 1, 2
     if math.ceil(size / stride) != made:

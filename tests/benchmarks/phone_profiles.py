@@ -35,7 +35,7 @@ FORM: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...] = (
 """Operations that share a rate, and which of its numbers (ms, ms per 10^6 MACs, ms per MB) are fitted.
 
 Chosen among eleven forms by the mean held-out error over seven core sets (fp32 5.8 %, int8 9.2 %), so these errors are
-a little kind to it; the five best are within half a point. Without `pointwise` it is 18.8 % and 10.5 %.
+a little kind to it; the five best are within half a point. Without `pointwise` it is 18.9 % and 10.6 %.
 """
 
 URL, PAPER = "https://github.com/qed-usc/mobile-ml-benchmark", "https://doi.org/10.1145/3642968.3654818"
