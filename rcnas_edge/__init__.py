@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rcnas_edge.api import Compressed as Compressed
     from rcnas_edge.api import compress as compress
     from rcnas_edge.errors import RcnasError as RcnasError
+    from rcnas_edge.profile import DeviceProfile as DeviceProfile
     from rcnas_edge.setting import TaskSetting as TaskSetting
     from rcnas_edge.terminal import TerminalConsole as TerminalConsole
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Compressed": "rcnas_edge.api",
+    "DeviceProfile": "rcnas_edge.profile",
     "RcnasError": "rcnas_edge.errors",
     "TaskSetting": "rcnas_edge.setting",
     "TerminalConsole": "rcnas_edge.terminal",

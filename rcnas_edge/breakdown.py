@@ -37,12 +37,14 @@ def breakdown(layers: Sequence[Layer], profile: Profile, target: Target) -> tupl
     """The kernels of a network in the order in which they are found, and the overhead of a call."""
     groups = fuse(layers, profile.runtime)
     table = profile.tables.get(target.setting)
+    measures = table is not None and profile.measures(layers, target.setting)
     scale, overhead = profile.scale_and_overhead(layers, target.setting)
     parts = []
     for index, group in enumerate(groups):
         ms, known = (None, None)
         if table is not None:
-            ms, known = table.lookup((*group.key, group.channels_in, group.channels_out))
+            ms, inside = table.lookup((*group.key, group.channels_in, group.channels_out))
+            known = inside and measures
         parts.append(
             Part(
                 _name(groups, index),
@@ -54,7 +56,7 @@ def breakdown(layers: Sequence[Layer], profile: Profile, target: Target) -> tupl
             )
         )
     if table is not None:
-        parts.append(Part(OVERHEAD, OVERHEAD, 0, 0, overhead, True))
+        parts.append(Part(OVERHEAD, OVERHEAD, 0, 0, overhead, measures))
     return tuple(parts)
 
 

@@ -189,9 +189,11 @@ class Profile:
                 estimated += ms
         scale, overhead = self.scale_and_overhead(layers, setting)
         total = overhead + scale * (measured + estimated)
-        if not table.surfaces or self.outside(layers):
-            return total, 0.0
-        return total, 1.0 - scale * estimated / total
+        return total, 1.0 - scale * estimated / total if self.measures(layers, setting) else 0.0
+
+    def measures(self, layers: Sequence[Layer], setting: str) -> bool:
+        """Whether a prediction can rest on measured rows: there are some, and the image is in the domain."""
+        return bool(self.tables[setting].surfaces) and not self.outside(layers)
 
     def scale_and_overhead(self, layers: Sequence[Layer], setting: str) -> tuple[float, float]:
         """Whole networks of this image size against the sum of their kernels, and the ms beside: of a call without
@@ -208,7 +210,12 @@ class Profile:
 
     def digest(self) -> str:
         """Short digest of everything that a latency depends on; provenance and descriptions are not part of it."""
-        content: list[Any] = [self.runtime, sorted(row.cells for row in self.rows), dict(self.overhead_ms), dict(self.scale)]
+        content: list[Any] = [
+            self.runtime,
+            sorted(row.cells for row in self.rows),
+            dict(self.overhead_ms),
+            dict(self.scale),
+        ]
         content += [dict(self.streaming)] if self.streaming else []
         content += [{setting: dict(rates.by_operation) for setting, rates in self.rates.items()}] if self.rates else []
         content += [[self.domain.images, self.domain.batch]] if self.domain != Domain() else []

@@ -75,9 +75,12 @@ def device_profile(task: Task, run: Run, console: Console) -> Profile:
         console.say(f"profile {profile.name}: {len(profile.rows)} rows in {time.perf_counter() - started:.0f} s")
     elif not profile.covers(task.target):
         raise InputError(
-            f"a latency comes from measured rows, the profile {profile.name!r} has none for {task.target.setting}: "
-            "take --profile host, or measure the device first ('rcnas-edge profile measure')"
+            f"a latency comes from rows or rates, the profile {profile.name!r} has those of "
+            f"{', '.join(profile.settings) or 'nothing'} and none for {task.target.setting}: take --profile host, or "
+            "measure the device first ('rcnas-edge profile measure')"
         )
+    if words := profile.outside(networks[0]):
+        console.say(words)
     save_profile(profile, copy.parent, stem=copy.stem)
     return read_profile(copy)
 

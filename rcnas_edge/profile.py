@@ -26,7 +26,11 @@ from rcnas_edge.rates import Rate, Rates
 from rcnas_edge.row import Row
 from rcnas_edge.target import Target
 
+DeviceProfile = Profile
+"""The public name, for plugins that make one in Python."""
+
 __all__ = [
+    "DeviceProfile",
     "Domain",
     "Group",
     "Key",

@@ -64,6 +64,7 @@ ROOMS = {
     ),
     "cost": Room(3, also=("breakdown", "counting"), never=("torch", "nets")),
     "checkpoint": Room(3),
+    "testing": Room(3, never=("torch",)),
     "profiles": Room(3, never=("torch",)),
     "task": Room(4, also=("setting", "teacher"), never=("search", "train", "export")),
     "train": Room(4, never=("search", "export")),
