@@ -2,9 +2,9 @@
 
 The plain loop is what one writes first: float32, contiguous memory, denormal numbers as they come, PGD on the whole
 network. `fit` trains without torch.compile, `compiled` with it, whatever it would choose by itself. Each side trains
-from the same weights in processes of its own, in turn, so that a busy machine slows all; the ratio is of steps per
-second after the first epoch, in which threads start and networks are compiled, with the held-out check that `fit` makes
-after every epoch. All networks are then judged alike: held-out accuracy under PGD-10 with its Wilson interval.
+from the same weights in processes of its own, in turn. On a CPU seconds are those of the processor, so that other work
+of the machine does not count: take OMP_NUM_THREADS=1. The ratio is of steps per second after the first epoch, in which
+threads start and networks are compiled, with the held-out check that `fit` makes after every epoch. All networks are then judged alike: held-out accuracy under PGD-10 with its Wilson interval.
 """
 
 from __future__ import annotations
@@ -101,13 +101,14 @@ def trained(side: str, asked: argparse.Namespace) -> dict[str, Any]:
     network = kind.build(config)
     how = recipe("pgd-at", epochs=asked.epochs, batch_size=asked.batch_size, attack_steps=asked.attack_steps)
     device = torch.device(asked.device)
-    started = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    started = clock()
     ends: list[float] = []
 
     def ended(*_: Any) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
-        ends.append(time.perf_counter())
+        ends.append(clock())
 
     if side == "plain":
         plain(network, data, threat, how, asked.seed, device, ended)
