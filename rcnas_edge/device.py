@@ -71,8 +71,12 @@ class Profile:
         self._check_calibration()
         check_validation(self.validation)
         provenance.check_entries(self.provenance)
-        for setting in bounds.check_mapping("rates", self.rates):
+        for setting, rates in bounds.check_mapping("rates", self.rates).items():
             bounds.check_setting("rates", setting)
+            _check_kind(f"rates of {setting}", rates, Rates)
+        _check_kind("domain", self.domain, Domain)
+        if not isinstance(self.rows, (list, tuple)):
+            raise bounds.refuse("rows", "a list of rows", self.rows)
         self._check_rows()
 
     def _check_calibration(self) -> None:
@@ -91,6 +95,7 @@ class Profile:
         """Every kernel once, and every setting among the precisions and threads."""
         seen: set[Any] = set()
         for row in self.rows:
+            _check_kind("each of the rows", row, Row)
             before = len(seen)
             seen.add((row.precision, row.threads, row.kernel))
             if len(seen) == before:
@@ -220,6 +225,12 @@ class Profile:
         content += [{setting: dict(rates.by_operation) for setting, rates in self.rates.items()}] if self.rates else []
         content += [[self.domain.images, self.domain.batch]] if self.domain != Domain() else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_kind(key: str, value: object, kind: type) -> None:
+    """Raise unless a part of a profile made in Python is of its class, which checks its values."""
+    if not isinstance(value, kind):
+        raise bounds.refuse(key, f"a value of {kind.__name__}", value)
 
 
 def megabytes_of_weights(layers: Sequence[Layer]) -> float:

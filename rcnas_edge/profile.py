@@ -104,7 +104,7 @@ def load_profile(name: str) -> Profile:
     check_name(name)
     for path in (cache_path(name), cache_folder() / f"{name}.toml"):
         if path.is_file():
-            return read_profile(path)
+            return _named(path, name)
     offers, problems = profile_plugins.offers()
     found = offers.get(name)
     if found is None:
@@ -154,15 +154,20 @@ def _cached() -> list[Listed]:
             continue  # of another machine, runtime or format
         name = path.stem.removesuffix(suffix) if here else path.stem
         try:
-            profile = read_profile(path)
-            if profile.name != name:
-                raise InputError(
-                    f"{path}: the name of a profile is the stem of its file, got {profile.name!r}: rename it"
-                )
-            found[name] = Listed(name, CACHE, profile)
+            found[name] = Listed(name, CACHE, _named(path, name))
         except InputError as error:
             found[name] = Listed(name, CACHE, problem=str(error))
     return list(found.values())
+
+
+def _named(path: Path, name: str) -> Profile:
+    """The profile of a file in the cache, which has the name that it is found by."""
+    profile = read_profile(path)
+    if profile.name != name:
+        raise InputError(
+            f"{path}: the profile of this file is called {name!r}, it has the name {profile.name!r}: rename it"
+        )
+    return profile
 
 
 def read_profile(path: Path | str) -> Profile:

@@ -46,7 +46,9 @@ def read(entry: Any) -> Profile:
         values = _values(_text(entry, MOST_TOML, "a profile"))
         schema = values.pop("schema", None)
         if schema != SCHEMA or isinstance(schema, bool):
-            raise InputError(f"the schema of a profile is {SCHEMA}, got {shown(schema)}: measure the device anew")
+            newer = isinstance(schema, int) and schema > SCHEMA
+            way_out = "install a newer rcnas-edge" if newer else "measure the device anew"
+            raise InputError(f"the schema of a profile is {SCHEMA}, got {shown(schema)}: {way_out}")
         check_keys("a profile", values, KEYS)
         for key in ("name", "vendor", "runtime"):
             if key not in values:

@@ -57,12 +57,13 @@ def check_complete(entries: Sequence[Entry], groups: Collection[str], runtime: s
 
 def _check_owed(where: str, entry: Entry, runtime: str) -> None:
     measured = entry.get("kind") == MEASURED
-    for key in (*OWED, *(OWED_IF_MEASURED if measured else ())):
+    owed = (*OWED, *OWED_IF_MEASURED) if measured else OWED
+    for key in owed:
         if key not in entry:
-            near = meant(key, [other for other in entry if other not in (*OWED, *OWED_IF_MEASURED)])
+            near = meant(key, [other for other in entry if other not in owed])
             hint = f"; {near}" if near.startswith("did") else ""
             unknown = f' (or {key} = "{UNKNOWN}")' if key in OWED_IF_MEASURED else ""
-            raise InputError(f"{where} has {', '.join(OWED)}, it has no {key}: add it{unknown}{hint}")
+            raise InputError(f"{where} has {', '.join(owed)}, there is no {key}: add it{unknown}{hint}")
     for group in check_list(f"{where} covers", entry["covers"]):
         check_choice(f"{where} covers", group, GROUPS)
     check_choice(f"{where} kind", entry["kind"], KINDS)

@@ -15,6 +15,7 @@ from rcnas_edge.bounds import (
     check_choice,
     check_count,
     check_number,
+    refuse,
     shown,
 )
 from rcnas_edge.errors import InputError
@@ -57,6 +58,7 @@ class Row:
                 check_count(name, value, most=MOST_CHANNELS)
             if groups != DEPTHWISE:
                 check_count(f"groups ({DEPTHWISE}: depthwise)", groups, most=MOST_CHANNELS)
+            _check_groups(operation, groups, *channels)
             check_number("ms", self.ms, above=True)
         except InputError as error:
             raise InputError(f"of the row {shown(self.kernel)}, {error}") from error
@@ -73,6 +75,16 @@ class Row:
     def cells(self) -> tuple[Any, ...]:
         """The row in the order of COLUMNS."""
         return (self.precision, self.threads, *self.kernel, self.ms)
+
+
+def _check_groups(operation: str, groups: int, channels_in: int, channels_out: int) -> None:
+    """Raise unless so many groups are possible: only convolutions have them, in whole channels."""
+    if groups != 1 and operation != "conv":
+        raise refuse(f"groups of {operation}", "1", groups)
+    if groups == DEPTHWISE and channels_in != channels_out:
+        raise refuse("channels_out of a depthwise convolution", f"its channels_in, {channels_in}", channels_out)
+    if groups > 1 and (channels_in % groups or channels_out % groups):
+        raise refuse("groups", f"a divisor of both channels, {channels_in} and {channels_out}", groups)
 
 
 def table_text(rows: Iterable[Row]) -> str:

@@ -203,6 +203,18 @@ def test_shares_are_resolved_against_the_teacher() -> None:
     assert flops.met(student)  # 1000 FLOPs: exactly the limit
 
 
+def test_limits_of_the_device_are_budgets_where_the_user_gave_none() -> None:
+    teacher = Cost(macs=1000, params=200, size=800, memory=4000, latency=2.0, measured=1.0)
+    device = {"memory": 3e6, "size": 700.0}
+    macs, memory, size = resolve([Limit.parse("macs", "300")], teacher, TARGET, device)
+    assert (macs.quantity, macs.asked) == ("macs", "300")
+    assert (memory.quantity, memory.limit, memory.asked, memory.teacher) == ("memory", 3e6, "3 MB of the device", 4000)
+    assert (size.quantity, size.limit, size.asked) == ("size", 700.0, "700 B of the device")
+    assert not size.met(teacher)
+    own = resolve([Limit.parse("memory", "50%"), Limit.parse("size", "1kB")], teacher, TARGET, device)
+    assert [(budget.quantity, budget.limit) for budget in own] == [("memory", 2000.0), ("size", 1000.0)]
+
+
 def test_a_latency_budget_without_a_table_is_refused() -> None:
     unknown = Cost(1, 1, 1, 1)
     with pytest.raises(InputError, match="host/fp32/1 has none: measure it first"):

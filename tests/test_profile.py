@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 from pathlib import Path
 
 import pytest
 
+from rcnas_edge.breakdown import breakdown
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import RUNTIMES, Group, fuse
+from rcnas_edge.fusion import OPERATIONS, RUNTIMES, Group, fuse, kernels
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.profile import (
+    Domain,
     Key,
     Profile,
     Row,
@@ -23,10 +27,14 @@ from rcnas_edge.profile import (
     read_profile,
     save_profile,
 )
-from rcnas_edge.rates import Rate, Rates
+from rcnas_edge.profile_format import KEYS
+from rcnas_edge.provenance import GROUPS, KINDS, OWED, OWED_IF_MEASURED
+from rcnas_edge.rates import RATED, Rate, Rates
 from rcnas_edge.row import COLUMNS
 from rcnas_edge.space import IMAGE, Layer
 from rcnas_edge.table import Table, interpolate, work
+from rcnas_edge.testing import networks, profile_conformance
+from rcnas_edge.validation import VALIDATED
 
 BLOCKED = "onnxruntime-nchwc16"
 
@@ -268,8 +276,6 @@ def test_bad_targets_are_refused(text: str) -> None:
         Target.parse(text)
 
 
-# rates
-
 PHONE = Rates(
     {
         "conv": Rate(ms=0.01, ms_per_mmac=0.5, ms_per_mb=2.0),
@@ -279,6 +285,190 @@ PHONE = Rates(
         "other": Rate(ms=0.1),
     }
 )
+
+# domain, limits, validation, origin
+
+
+def test_outside_the_domain_nothing_counts_as_measured_and_words_say_why() -> None:
+    plain = one_of_each()
+    inside = one_of_each(domain=Domain(images=("8x8", "16x16")))
+    assert inside.latency(preactivation(), Target()) == plain.latency(preactivation(), Target())
+    assert inside.outside(preactivation()) == ""
+    outside = one_of_each(domain=Domain(images=("224x224",)))
+    assert outside.latency(preactivation(), Target()) == (plain.latency(preactivation(), Target())[0], 0.0)
+    words = "images of 8x8, its numbers are for 224x224: its latencies count as not measured"
+    assert outside.outside(preactivation()) == f"the profile 'bench' is asked for {words}"
+    batched = one_of_each(domain=Domain(batch=8))
+    assert batched.latency(preactivation(), Target())[1] == 0.0
+    assert "a single image, its numbers are for batches of 8" in batched.outside(preactivation())
+    assert not any(part.measured for part in breakdown(preactivation(), outside, Target()))
+    assert all(part.measured for part in breakdown(preactivation(), inside, Target()))
+    assert len({plain.digest(), outside.digest(), batched.digest()}) == 3
+
+
+def test_limits_of_the_device_are_in_bytes_and_owe_their_provenance() -> None:
+    profile = one_of_each(memory_mb=16, disk_mb=0.5)
+    assert profile.limits == {"memory": 16e6, "size": 0.5e6}
+    assert one_of_each().limits == {}
+    with pytest.raises(InputError, match="no entry covers 'limits'"):
+        profile.check_provenance()
+
+
+def test_all_of_a_profile_comes_back(tmp_path: Path) -> None:
+    profile = one_of_each(
+        rates={"fp32/1": PHONE, "int8/4": PHONE},
+        precisions=("fp32", "int8"),
+        threads=(1, 4),
+        domain=Domain(("8x8", "224x160"), 1),
+        memory_mb=0.25,
+        disk_mb=4.0,
+        streaming={"fp32/1/8x8": (4.0, 0.25)},
+        validation={"fp32/1": {"n": 30, "within_5": 0.5, "spearman": -0.2, "worst": 1.5}, "fp32/1/8x8": {"n": 1}},
+        description='of two\nlines, with "quotes" and \\',
+        provenance=(MEASURED, {**FITTED, "covers": ["rates", "limits"], "free": {"keys of": [[1, 2.5], [True]]}}),
+    )
+    back = read_profile(save_profile(profile, tmp_path))
+    assert back == profile
+    assert back.digest() == profile.digest()
+    profile_conformance(profile)
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting", "words"),
+    [
+        ({}, "fp32/1", "measured on a board on the desk, 2026-11-21"),
+        (
+            {"provenance": ({**MEASURED, "stable": False, "setting": "fp32/1/8x8"},)},
+            "fp32/1",
+            "measured on a board on the desk, 2026-11-21, UNSTEADY",
+        ),
+        ({"on_first_use": True}, "fp32/4", "measured on first use"),
+        ({}, "fp32/4", "not measured, no latencies"),
+        ({"provenance": ()}, "fp32/1", "of unknown origin"),
+        ({"provenance": ({**MEASURED, "setting": "fp32/2"},)}, "fp32/1", "of unknown origin"),
+        (
+            {"rows": (), "rates": {"fp32/1": PHONE}, "provenance": ({**FITTED, "held_out_error": 0.0612},)},
+            "fp32/1",
+            "third party measurements, fitted (MAPE 6.1 % held out): a paper, 2024",
+        ),
+        (
+            {
+                "rates": {"fp32/1": PHONE},
+                "provenance": (MEASURED, {"covers": ["rates"], "kind": "estimate", "when": "now", "source": "a sheet"}),
+            },
+            "fp32/1",
+            "measured on a board on the desk, 2026-11-21; the rest ESTIMATE, not measured: a sheet, now",
+        ),
+    ],
+)
+def test_the_origin_of_latencies_is_one_line(changes: dict, setting: str, words: str) -> None:
+    assert one_of_each(**changes).origin(Target.parse(f"bench/{setting}")) == words
+
+
+@pytest.mark.parametrize("runtime", ["tflite", "pytorch-mobile"])
+def test_rates_of_phones_are_never_measured_from_here(runtime: str) -> None:
+    entry = {**MEASURED, "covers": ["rates"]}
+    with pytest.raises(
+        InputError, match=f"rates of {runtime} are not measured from here, .* its kind is 'third party'"
+    ):
+        Profile("p", "v", runtime, rates={"fp32/1": PHONE}, provenance=(entry,)).check_provenance()
+    Profile("p", "v", "tensorrt", rates={"fp32/1": PHONE}, provenance=(entry,)).check_provenance()
+
+
+def test_numbers_without_provenance_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no entry covers 'table'"):
+        save_profile(one_of_each(provenance=()), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "Bench"}, "name of a profile is made of .*, got 'Bench'"),
+        ({"vendor": "\ud800"}, r"vendor is a text without control characters, got '\\ud800'"),
+        ({"rows": "fp32"}, "rows is a list of rows"),
+        ({"rates": {"fp32/1/8x8": PHONE}}, 'a key of rates is "precision/threads", as "fp32/1"'),
+        ({"rates": {"fp32/1": {}}}, "rates of fp32/1 is a value of Rates"),
+        ({"domain": "8x8"}, "domain is a value of Domain"),
+        ({"provenance": ({"covers": object()},)}, "provenance 1 covers is text, numbers, true or false, or lists"),
+    ],
+)
+def test_a_profile_made_in_python_is_checked_too(changes: dict, words: str) -> None:
+    values = {"name": "bench", "vendor": "v", "runtime": "onnxruntime"}
+    with pytest.raises(InputError, match=words):
+        Profile(**(values | changes))
+
+
+class Shrinking(Rates):
+    """Rates that no file can hold: more work takes less time."""
+
+    def of(self, kernel: tuple) -> float:
+        return 1.0 / (1.0 + kernel[7] * kernel[5])
+
+
+class Random(Rates):
+    """Rates that differ every time."""
+
+    def of(self, kernel: tuple) -> float:
+        return super().of(kernel) * random.random()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"provenance": ()}, "no entry covers 'table'"),
+        (
+            {"rates": {"fp32/1": Shrinking({"other": Rate(1.0)})}, "provenance": (MEASURED, FITTED)},
+            "comes back from disk",
+        ),
+        ({"rates": {"fp32/1": Random({"other": Rate(1.0)})}, "provenance": (MEASURED, FITTED)}, "comes back from disk"),
+    ],
+)
+def test_what_does_not_conform_is_one_sentence(changes: dict, words: str) -> None:
+    profile_conformance(one_of_each())
+    with pytest.raises(AssertionError, match=words) as error:
+        profile_conformance(one_of_each(**changes))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_parts_of_the_conformance_check_each_find_their_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = one_of_each(rows=(), rates={"fp32/1": PHONE}, provenance=(FITTED,))
+    profile_conformance(profile)
+    for fault, words in (
+        (
+            lambda rates, kernel: 1.0 / (1 + kernel[7] * kernel[5]),
+            "a rate grows with the work, normalize of bench/fp32/1",
+        ),
+        (lambda rates, kernel: 0.0, "every kernel takes a finite time above 0, normalize of the network 'residual'"),
+        (lambda rates, kernel: float("inf"), "every kernel takes a finite time above 0"),
+        (lambda rates, kernel: 1.0 + random.random(), "a latency is the same every time and from disk"),
+    ):
+        monkeypatch.setattr(Rates, "of", fault)
+        with pytest.raises(AssertionError, match=words):
+            profile_conformance(one_of_each(rows=(), rates={"fp32/1": PHONE}, provenance=(FITTED,)))
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match=r"nowhere\.toml: a profile is a file that can be read"):
+        profile_conformance(tmp_path / "nowhere.toml")
+    with pytest.raises(AssertionError, match="the path of its TOML file is checked, got a int"):
+        profile_conformance(3)
+    save_profile(profile, tmp_path, stem="other")
+    with pytest.raises(AssertionError, match=r"'bench' is in other\.toml"):
+        profile_conformance(str(tmp_path / "other.toml"))
+
+
+def test_the_networks_of_the_conformance_check_have_every_operation() -> None:
+    found = {
+        kernel[0]
+        for layers in networks((3, 32, 32)).values()
+        for runtime in RUNTIMES
+        for kernel, _ in kernels(layers, runtime)
+    }
+    assert found == set(OPERATIONS)
+
+
+# rates
 
 
 @pytest.mark.parametrize(
@@ -380,6 +570,7 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: 
     ("suffix", "old", "new", "message"),
     [
         (".toml", '"schema" = 2', '"schema" = 1', "the schema of a profile is 2, got 1: measure the device anew"),
+        (".toml", '"schema" = 2', '"schema" = 3', "the schema of a profile is 2, got 3: install a newer rcnas-edge"),
         (".toml", '"name" = "bench"', '"nome" = "bench"', "no key 'nome': did you mean 'name'"),
         (".toml", '"name" = "bench"\n', "", "there is no name: add it"),
         (
@@ -421,8 +612,8 @@ def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: 
         (".toml", '"covers" = ["table", "overhead"]', '"covers" = ["table"]', "no entry covers 'overhead': add"),
         (".toml", '"covers" = ["table", "overhead"]', '"covers" = ["tables"]', "covers is one of .* mean 'table'"),
         (".toml", '"kind" = "measured"', '"kind" = "guessed"', "provenance 1 kind is one of measured, third party"),
-        (".toml", '"source" = ', '"sauce" = ', "provenance 1 .* has no source: add it; did you mean 'sauce'"),
-        (".toml", '"clocks" = "unknown"\n', "", r'has no clocks: add it \(or clocks = "unknown"\)'),
+        (".toml", '"source" = ', '"sauce" = ', "provenance 1 .* there is no source: add it; did you mean 'sauce'"),
+        (".toml", '"clocks" = "unknown"\n', "", r'there is no clocks: add it \(or clocks = "unknown"\)'),
         (".toml", '"stable" = true', '"stable" = "yes"', "provenance 1 stable is true or false, got 'yes'"),
         (".toml", '"on_first_use"', '"memory_mb" = -1\n"on_first_use"', "memory_mb is a number from 1e-06"),
         (".toml", "[scale]", "[domain]\nimages = [224]\n[scale]", 'domain images is height x width, as "224x224"'),
@@ -494,21 +685,22 @@ def test_an_unknown_profile_names_what_there_is(tmp_path: Path, monkeypatch: pyt
 
 def test_the_readme_of_the_format_names_every_column_and_key() -> None:
     text = (Path(__file__).parents[1] / "profiles" / "README.md").read_text()
-    for word in (
-        *COLUMNS,
-        "schema",
-        "vendor",
-        "runtime",
-        "table",
-        "on_first_use",
-        "overhead_ms",
-        "scale",
-        "streaming",
-        "provenance",
-    ):
-        assert word in text, word
-    for runtime in RUNTIMES:
-        assert runtime in text
+    assert ", ".join(COLUMNS) in " ".join(text.split())
+    for word in (*KEYS, *RUNTIMES, *RATED, *Rate._fields, *VALIDATED, *GROUPS, *KINDS, *OWED, *OWED_IF_MEASURED):
+        assert f"`{word}`" in text or f"[{word}" in text, word
+
+
+def test_the_example_in_the_readme_of_the_format_is_a_profile(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "profiles" / "README.md").read_text()
+    blocks = dict(re.findall(r"^`([a-z0-9-]+\.(?:toml|csv))`:\n\n```\w+\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    assert sorted(blocks) == ["my-board.csv", "my-board.toml"]
+    for name, content in blocks.items():
+        (tmp_path / name).write_text(content)
+    profile_conformance(tmp_path / "my-board.toml")
+    profile = read_profile(tmp_path / "my-board.toml")
+    assert profile.rows
+    assert set(profile.groups) == set(GROUPS)
+    assert profile.validation
 
 
 def test_the_machine_is_described_in_plain_values() -> None:
