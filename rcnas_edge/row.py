@@ -44,21 +44,21 @@ class Row:
     ms: float
 
     def __post_init__(self) -> None:
-        operation, layout, kernel, stride, groups, height, width, *channels = self.kernel
+        operation, layout, kernel, stride, groups, height, width, channels_in, channels_out = self.kernel
         try:
             check_choice("precision", self.precision, PRECISIONS)
             check_choice("operation", operation, OPERATIONS)
             check_choice("layout", layout, LAYOUTS)
             check_count("threads", self.threads, most=MOST_THREADS)
-            for name, value in zip(("height", "width"), (height, width), strict=True):
-                check_count(name, value, most=MOST_PIXELS)
-            for name, value in zip(("kernel", "stride"), (kernel, stride), strict=True):
-                check_count(name, value, most=MOST_STEPS)
-            for name, value in zip(("channels_in", "channels_out"), channels, strict=True):
-                check_count(name, value, most=MOST_CHANNELS)
+            check_count("height", height, most=MOST_PIXELS)
+            check_count("width", width, most=MOST_PIXELS)
+            check_count("kernel", kernel, most=MOST_STEPS)
+            check_count("stride", stride, most=MOST_STEPS)
+            check_count("channels_in", channels_in, most=MOST_CHANNELS)
+            check_count("channels_out", channels_out, most=MOST_CHANNELS)
             if groups != DEPTHWISE:
                 check_count(f"groups ({DEPTHWISE}: depthwise)", groups, most=MOST_CHANNELS)
-            _check_groups(operation, groups, *channels)
+            _check_groups(operation, groups, channels_in, channels_out)
             check_number("ms", self.ms, above=True)
         except InputError as error:
             raise InputError(f"of the row {shown(self.kernel)}, {error}") from error
