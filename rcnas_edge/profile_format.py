@@ -47,7 +47,11 @@ def read(entry: Any) -> Profile:
         schema = values.pop("schema", None)
         if schema != SCHEMA or isinstance(schema, bool):
             newer = isinstance(schema, int) and schema > SCHEMA
-            way_out = "install a newer rcnas-edge" if newer else "measure the device anew"
+            way_out = (
+                "install a newer rcnas-edge"
+                if newer
+                else "measure the device anew; a run that keeps it wants a new folder"
+            )
             raise InputError(f"the schema of a profile is {SCHEMA}, got {shown(schema)}: {way_out}")
         check_keys("a profile", values, KEYS)
         for key in ("name", "vendor", "runtime"):

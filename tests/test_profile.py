@@ -9,8 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from rcnas_edge.breakdown import breakdown
+from rcnas_edge.cli import cli
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import OPERATIONS, RUNTIMES, Group, fuse, kernels
 from rcnas_edge.nets.rows import RowWriter
@@ -701,6 +703,11 @@ def test_the_example_in_the_readme_of_the_format_is_a_profile(tmp_path: Path) ->
     assert profile.rows
     assert set(profile.groups) == set(GROUPS)
     assert profile.validation
+    shown = CliRunner().invoke(cli, ["profile", "show", str(tmp_path / "my-board.toml")])
+    assert shown.exit_code == 0, shown.output
+    assert "origin       fp32/1: measured on my-board, revision 2, 2026-01-31; the rest ESTIMATE" in shown.output
+    missing = CliRunner().invoke(cli, ["profile", "show", str(tmp_path / "your-board.toml")])
+    assert isinstance(missing.exception, InputError)
 
 
 def test_the_machine_is_described_in_plain_values() -> None:
