@@ -21,8 +21,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rcnas_edge.calibration import Pair, checked, fit
 from rcnas_edge.device import megabytes_of_weights
 from rcnas_edge.errors import InputError
@@ -33,8 +31,9 @@ from rcnas_edge.provenance import MEASURED, OVERHEAD, TABLE, UNKNOWN
 from rcnas_edge.rowgraph import check_rows, graph_of
 from rcnas_edge.space import Layer
 from rcnas_edge.specimen import difference, specimen
+from rcnas_edge.stopwatch import Stopwatch, Timer
 from rcnas_edge.table import Table, interpolate
-from rcnas_edge.timing import Timing, open_session, reference_model, session_runner, time_model
+from rcnas_edge.timing import Timing, open_session, time_model
 
 __all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_model"]
 
@@ -48,7 +47,6 @@ CALIBRATION, CHECK = 24, 12
 SHARE_OF_NETWORKS = 0.2
 """Of the time, kept for whole networks."""
 SAVE_SECONDS = 2.0
-TURNS, RUNS_PER_TURN, TURN_SECONDS = 4, 20, 0.01
 STEADY = 0.05
 """Spread of the reference kernel above which a measurement is called unstable."""
 
@@ -79,7 +77,10 @@ def measure_profile(
     started = time.monotonic()
     path = cache_path(name) if path is None else Path(path)
     known = _start(name, base, path, threads)
-    measurement = _Measurement(known, path, threads, progress or (lambda label, share: None))
+    setting = Target(name, "fp32", threads).setting
+    former = [entry["reference_ms"] for entry in known.provenance if entry.get("setting") == setting]
+    timer = Stopwatch(threads, pace=former[0] if former else None)
+    measurement = _Measurement(known, path, threads, timer, progress or (lambda label, share: None))
     measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds)
     measurement.whole_networks(networks, started + budget_seconds)
     return measurement.profile
@@ -133,15 +134,15 @@ def _start(name: str, base: Profile | None, path: Path, threads: int) -> Profile
 
 @dataclass
 class _Measurement:
-    """One measurement: the profile so far, what drift was seen, and where it is kept."""
+    """One measurement: the profile so far, who times, and where it is kept."""
 
     profile: Profile
     path: Path
     threads: int
+    timer: Timer
     progress: Progress
     saved: float = field(default_factory=time.monotonic)
     new: list[Row] = field(default_factory=list)
-    references: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.setting = Target(self.profile.name, "fp32", self.threads).setting
@@ -150,18 +151,6 @@ class _Measurement:
             if row.setting == self.setting:
                 self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
         self.begun = sum(entry.get("rows", 0) for entry in self._entries() if not entry.get("complete", True))
-        self.reference = session_runner(reference_model(), self.threads)
-        self.reference.warm(0.2, 100)
-        former = [entry["reference_ms"] for entry in self.profile.provenance if entry.get("setting") == self.setting]
-        self.pace = former[0] if former else float(np.median([self._reference() for _ in range(9)]))
-
-    def _reference(self) -> float:
-        return float(np.percentile(self.reference.times(RUNS_PER_TURN), 20))
-
-    def drift(self) -> float:
-        """How much slower the machine runs now than when the table was begun, by the last reference timings."""
-        self.references.append(self._reference())
-        return float(np.median(self.references[-5:])) / self.pace
 
     # Rows
 
@@ -207,28 +196,11 @@ class _Measurement:
                         log.warning("%s needs %s, which was not measured: it stays an estimate", kernel, helper)
                         return None
                     helpers += count * known
-            ms = (self._difference(kernel, 1 + wanted) - helpers) / more[kernel]
+            ms = (self.timer.difference(kernel, 1 + wanted) - helpers) / more[kernel]
             if ms > 0:
                 return share * ms
         log.warning("noise hides the kernel %s: call again on a quieter machine", kernel)
         return None
-
-    def _difference(self, kernel: Kernel, copies: int) -> float:
-        """ms that a specimen of so many copies takes more than one of a single copy: the two in turns, of each the
-        20th percentile, which other processes do not reach.
-        """
-        one, many = (
-            session_runner(graph_of(specimen(kernel, count)).SerializeToString(), self.threads) for count in (1, copies)
-        )
-        one.times(10)
-        once = float(np.median(many.times(10))) / 1e3
-        runs = int(np.clip(TURN_SECONDS / once, 3, RUNS_PER_TURN))
-        times: list[list[np.ndarray]] = [[], []]
-        for _ in range(TURNS):
-            for found, runner in zip(times, (one, many), strict=True):
-                found.append(runner.times(runs))
-        low, high = (float(np.percentile(np.concatenate(found), 20)) for found in times)
-        return (high - low) / self.drift()
 
     # Whole networks
 
@@ -251,24 +223,14 @@ class _Measurement:
                     break
                 self.progress("whole networks", place / len(chosen))
                 summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
-                pairs.append((summed, self._time(layers), megabytes_of_weights(layers)))
+                pairs.append((summed, self.timer.network(layers), megabytes_of_weights(layers)))
             self.save(complete=True, size=size, pairs=pairs)
-
-    def _time(self, layers: Network) -> float:
-        """ms of a whole network: the median of turns with the reference kernel, as a report's number is a median."""
-        runner = session_runner(graph_of(layers).SerializeToString(), self.threads)
-        runner.warm(TURN_SECONDS, RUNS_PER_TURN)
-        found, drifts = [], []
-        for _ in range(TURNS):
-            found.append(runner.times_for(TURN_SECONDS))
-            drifts.append(self.drift())
-        return float(np.median(np.concatenate(found)) / np.median(drifts))
 
     # Files
 
     def save(self, *, complete: bool, size: str = "", pairs: Sequence[Pair] = ()) -> None:
         """Write the profile with the rows so far and what is known of how they were measured."""
-        spread = float(np.std(self.references) / np.mean(self.references)) if self.references else 0.0
+        spread = self.timer.spread
         fitted, held = _parted(pairs)
         here = machine()
         entry: dict[str, Any] = {
@@ -284,7 +246,7 @@ class _Measurement:
             "clocks": UNKNOWN,
             "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else UNKNOWN,
             "rows": self.begun + len(self.new),
-            "reference_ms": self.pace,
+            "reference_ms": self.timer.pace,
             "reference_spread": round(spread, 4),
             "stable": spread <= STEADY,
             "calibration": [list(pair) for pair in fitted],

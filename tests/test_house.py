@@ -73,7 +73,9 @@ ROOMS = {
     "search": Room(5, never=("export", "verify", "exporters")),
     "verify": Room(5, also=("decision", "examination", "masking", "square", "sweep", "verdict"), never=("exporters",)),
     "measure": Room(
-        5, also=("calibration", "planning", "rowgraph", "specimen", "timing"), never=("search", "train", "torch")
+        5,
+        also=("calibration", "planning", "rowgraph", "specimen", "stopwatch", "timing"),
+        never=("search", "train", "torch"),
     ),
     "exporters": Room(5, never=("search", "train")),
     "deploy": Room(5, never=("torch", "torchvision", "onnx", "sklearn")),
