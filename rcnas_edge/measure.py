@@ -80,7 +80,7 @@ def measure_profile(
     setting = Target(name, "fp32", threads).setting
     former = [entry["reference_ms"] for entry in known.provenance if entry.get("setting") == setting]
     timer = Stopwatch(threads, pace=former[0] if former else None)
-    measurement = _Measurement(known, path, threads, timer, progress or (lambda label, share: None))
+    measurement = Measurement(known, path, threads, timer, progress or (lambda label, share: None))
     measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds)
     measurement.whole_networks(networks, started + budget_seconds)
     return measurement.profile
@@ -105,6 +105,18 @@ def runtime_here() -> str:
                 return found[0]
             log.warning("the runtime lays out blocks of %d channels, which no profile knows: taken as plain", block)
     return "onnxruntime"
+
+
+def facts_here() -> dict[str, Any]:
+    """What provenance says of this machine now: processor, runtime, load, date."""
+    here = machine()
+    return {
+        "source": here["cpu"],
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        **here,
+        "clocks": UNKNOWN,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else UNKNOWN,
+    }
 
 
 def _start(name: str, base: Profile | None, path: Path, threads: int) -> Profile:
@@ -133,14 +145,15 @@ def _start(name: str, base: Profile | None, path: Path, threads: int) -> Profile
 
 
 @dataclass
-class _Measurement:
-    """One measurement: the profile so far, who times, and where it is kept."""
+class Measurement:
+    """One measurement: the profile so far, who times, where it is kept, and what `facts` say of the machine."""
 
     profile: Profile
     path: Path
     threads: int
     timer: Timer
     progress: Progress
+    facts: Callable[[], Mapping[str, Any]] = facts_here
     saved: float = field(default_factory=time.monotonic)
     new: list[Row] = field(default_factory=list)
 
@@ -158,7 +171,10 @@ class _Measurement:
         """Measure every kernel that is missing: helpers before what needs them, then the most costly first."""
         runtime = self.profile.runtime
         counts = Counter(kernel for layers in networks for kernel, _ in kernels(layers, runtime))
-        todo = ordered(plan(counts, self.surfaces, runtime), counts, runtime)
+        self.time_kernels(ordered(plan(counts, self.surfaces, runtime), counts, runtime), deadline)
+
+    def time_kernels(self, todo: Sequence[Kernel], deadline: float) -> None:
+        """Measure these kernels in this order."""
         try:
             for place, kernel in enumerate(todo):
                 if time.monotonic() > deadline:
@@ -224,27 +240,25 @@ class _Measurement:
                 self.progress("whole networks", place / len(chosen))
                 summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
                 pairs.append((summed, self.timer.network(layers), megabytes_of_weights(layers)))
-            self.save(complete=True, size=size, pairs=pairs)
+            fitted, held = _parted(pairs)
+            self.save(complete=True, size=size, fitted=fitted, held=held)
 
     # Files
 
-    def save(self, *, complete: bool, size: str = "", pairs: Sequence[Pair] = ()) -> None:
-        """Write the profile with the rows so far and what is known of how they were measured."""
+    def save(self, *, complete: bool, size: str = "", fitted: Sequence[Pair] = (), held: Sequence[Pair] = ()) -> None:
+        """Write the profile with the rows so far and what is known of how they were measured.
+
+        Of whole networks of one image size, `fitted` fix the calibration and `held` check the predictions.
+        """
         spread = self.timer.spread
-        fitted, held = _parted(pairs)
-        here = machine()
         entry: dict[str, Any] = {
             "covers": [TABLE, OVERHEAD],
             "kind": MEASURED,
-            "source": here["cpu"],
             "setting": self.setting,
             "complete": complete,
             "image": size,
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            **here,
+            **self.facts(),
             "threads": self.threads,
-            "clocks": UNKNOWN,
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else UNKNOWN,
             "rows": self.begun + len(self.new),
             "reference_ms": self.timer.pace,
             "reference_spread": round(spread, 4),
