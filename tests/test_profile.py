@@ -490,6 +490,28 @@ def test_a_rate_is_what_hand_arithmetic_says(kernel: tuple, ms: float) -> None:
     assert PHONE.of(kernel) == pytest.approx(ms, rel=1e-12)
 
 
+CONVOLUTIONS = {"depthwise": (3, -1), "grouped": (3, 2), "pointwise": (1, 1), "conv": (3, 1)}
+"""Kernel and groups of a convolution that has the rate of this name."""
+
+
+@pytest.mark.parametrize(
+    ("convolution", "names"),
+    [
+        ("depthwise", ("depthwise", "grouped", "conv", "other")),
+        ("grouped", ("grouped", "conv", "other")),
+        ("pointwise", ("pointwise", "conv", "other")),
+        ("conv", ("conv", "other")),
+    ],
+)
+def test_a_convolution_has_the_nearest_rate_that_there_is(convolution: str, names: tuple[str, ...]) -> None:
+    size, groups = CONVOLUTIONS[convolution]
+    kernel = ("conv", "plain", size, 1, groups, 8, 8, 4, 4)
+    rates = {name: Rate(ms=place + 1.0) for place, name in enumerate((*CONVOLUTIONS, "linear", "other"))}
+    for name in names:
+        assert Rates(rates).of(kernel) == rates[name].ms
+        rates = {other: rate for other, rate in rates.items() if other != name or name == "other"}
+
+
 def test_a_profile_of_rates_alone_predicts_and_claims_nothing_measured(tmp_path: Path) -> None:
     profile = Profile(
         "phone", "v", "tflite", threads=(4,), rates={"fp32/4": PHONE}, overhead_ms={"fp32/4": 1.0}, provenance=(FITTED,)
