@@ -4,8 +4,8 @@ The plain loop is what one writes first: float32, contiguous memory, denormal nu
 network. `fit` trains without torch.compile, `compiled` with it, whatever it would choose by itself. Each side trains
 from the same weights in processes of its own, in turn. On a CPU seconds are those of the processor, so that other work
 of the machine does not count: take OMP_NUM_THREADS=1. The ratio is of steps per second after the first epoch, in which
-threads start and networks are compiled, each epoch with its held-out check under PGD-10, which selects the best one. All
-networks are then judged alike: held-out accuracy under PGD-10 with its Wilson interval.
+threads start and networks are compiled, each epoch with its held-out check under PGD-10, which selects the best one.
+All networks are then judged alike: held-out accuracy under PGD-10 with its Wilson interval.
 """
 
 from __future__ import annotations
