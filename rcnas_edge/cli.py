@@ -68,15 +68,23 @@ TEACHER = options(
     click.option("--base", help="Largest student, as wrn-28-4; default the teacher's network if it is of the family."),
 )
 BUDGETS = options(
-    click.option("--profile", help="Device profile; default host, measured on first use."),
+    click.option(
+        "--profile",
+        multiple=True,
+        help="Device profile; default host, measured on first use. Several times: one network fits all of them.",
+    ),
     click.option("--precision", help="Precision of the artefact; fp32."),
-    click.option("--threads", type=int, help="Threads of the runtime on the device; default 1."),
-    click.option("--max-latency", help="2ms, 500us or 60% of the teacher."),
-    click.option("--max-macs", help="Multiply-accumulates: 40M or 40%. 1 MAC = 2 FLOPs."),
-    click.option("--max-flops", help="FLOPs: 80M or 40%. 1 MAC = 2 FLOPs."),
-    click.option("--max-params", help="Parameters: 1.5M or 40%."),
-    click.option("--max-size", help="Bytes of the file that ships: 500kB, 2MiB or 40%."),
-    click.option("--max-memory", help="Peak activations and weights: 4MB or 40%."),
+    click.option(
+        "--threads", type=int, help="Threads of the runtime on the device; default 1. For one device NAME/fp32/THREADS."
+    ),
+    click.option(
+        "--max-latency", multiple=True, help="2ms, 500us or 60% of the teacher; for one device NAME=2ms, several times."
+    ),
+    click.option("--max-macs", multiple=True, help="Multiply-accumulates: 40M or 40%. 1 MAC = 2 FLOPs."),
+    click.option("--max-flops", multiple=True, help="FLOPs: 80M or 40%. 1 MAC = 2 FLOPs."),
+    click.option("--max-params", multiple=True, help="Parameters: 1.5M or 40%."),
+    click.option("--max-size", multiple=True, help="Bytes of the file that ships: 500kB, 2MiB or 40%."),
+    click.option("--max-memory", multiple=True, help="Peak activations and weights: 4MB or 40%."),
 )
 SEARCH = options(
     click.option("--strategy", help="rc-nas (default), evolution, random, uniform or robust-scaling."),
@@ -128,7 +136,10 @@ def cli(verbose: bool) -> None:
 @COMMON
 @LOG
 @click.option("--dry-run", is_flag=True, help="Print the task, whether its budgets can be met and an estimate of time.")
-def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, **flags: Any) -> int:
+@click.option(
+    "--per-device", is_flag=True, help="One network for each --profile, in OUT/PROFILE, from scores that all share."
+)
+def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, per_device: bool, **flags: Any) -> int:
     """Search, train, export, verify and report: the whole path, from flags or a TASK file (flags override it).
 
     Without any flag it compresses the teacher that ships with the package, on scikit-learn's digits (8x8 pixels,
@@ -138,6 +149,13 @@ def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, **fla
     from rcnas_edge.job import compress as run_it
     from rcnas_edge.job import dry_run as only_look
 
+    if per_device:
+        from rcnas_edge.per_device import compress_each, dry_run_each
+
+        if not dry_run:
+            return compress_each(setting, out, lambda folder: _console(log, folder))
+        dry_run_each(setting, TerminalConsole())
+        return 0
     if dry_run:
         only_look(setting, TerminalConsole())
         return 0
@@ -334,7 +352,7 @@ def profile_measure(
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flags.items() if value is not None}
+    return {name: value for name, value in flags.items() if value not in (None, ())}
 
 
 def _setting(task: Path | None, flags: dict[str, Any]) -> TaskSetting:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rcnas_edge.counting import QUANTITIES, Cost, cost_of
+from rcnas_edge.counting import QUANTITIES, Cost, cost_of, costs_of
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.profile import Target
 from rcnas_edge.space import Architecture, Space
@@ -22,11 +22,16 @@ __all__ = [
     "Feasibility",
     "Limit",
     "cost_of",
+    "costs_of",
     "feasibility",
     "require",
     "resolve",
+    "resolve_all",
     "show",
 ]
+
+OF_A_DEVICE = ("latency",)
+"""Quantities that differ from device to device; the others are the same everywhere."""
 
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -43,6 +48,9 @@ _SHOWN = {  # the unit of a value from its size in base units, largest first
     "size": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0.0, "B")),
     "macs": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (0.0, "")),
 }
+
+CostOn = Callable[[Architecture, Target | None], Cost]
+"""What an architecture costs on a target, the first one if that is None."""
 
 ENUMERABLE = 100_000
 """Architectures that are all tried where it takes that to prove that none fits."""
@@ -123,13 +131,18 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit in base units on a target; `asked` is what the user wrote, `teacher` what the teacher costs."""
+    """A limit in base units on a target.
+
+    `asked` is what the user wrote, `teacher` what the teacher costs there (None: not known), `imposed` says that it is
+    a limit of the device itself.
+    """
 
     target: Target
     quantity: str
     limit: float
     asked: str
     teacher: float | None = None
+    imposed: bool = False
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
@@ -141,8 +154,13 @@ class Budget:
     def unit(self) -> str:
         return QUANTITIES[self.quantity]
 
+    def called(self, *, several: bool) -> str:
+        """The quantity; of several devices with the one that it is limited on, where it is not the same everywhere."""
+        of_one = several and (self.quantity in OF_A_DEVICE or self.imposed)
+        return f"{self.quantity} on {self.target}" if of_one else self.quantity
+
     def spent(self, cost: Cost) -> float:
-        """What a network spends of this quantity; InputError for a latency that was never measured."""
+        """What a network with this cost on the target spends; InputError for a latency that was never measured."""
         value = cost.get(self.quantity)
         if value is None:
             raise InputError(
@@ -155,7 +173,7 @@ class Budget:
         return self.spent(cost) / self.limit
 
     def met(self, cost: Cost) -> bool:
-        """Whether a network stays within the limit."""
+        """Whether a network with this cost on the target stays within the limit."""
         return self.ratio(cost) <= 1.0
 
 
@@ -170,18 +188,41 @@ def resolve(
     budgets = []
     for limit in limits:
         whole = reference.get(limit.quantity)
-        if whole is None:
-            raise InputError(
-                f"a latency budget needs a profile with measured latencies, {target} has none: measure it first"
-            )
-        amount = limit.amount * whole if limit.relative else limit.amount
+        amount = limit.amount
+        if limit.relative:
+            if whole is None:
+                raise InputError(
+                    f"a latency in % is of the teacher's, and on {target} the teacher's is neither measured nor can it "
+                    "be predicted (a classifier of your own has no rows): give an absolute limit, as --max-latency 20ms"
+                )
+            amount *= whole
         budgets.append(Budget(target, limit.quantity, amount, str(limit), whole))
     asked = {limit.quantity for limit in limits}
     for quantity, most in (device or {}).items():
         if quantity not in asked:
             words = f"{show(quantity, most)} of the device"
-            budgets.append(Budget(target, quantity, most, words, reference.get(quantity)))
+            budgets.append(Budget(target, quantity, most, words, reference.get(quantity), imposed=True))
     return tuple(budgets)
+
+
+def resolve_all(
+    limits: Mapping[Target, Sequence[Limit]],
+    references: Mapping[Target, Cost],
+    devices: Mapping[Target, Mapping[str, float]],
+) -> tuple[Budget, ...]:
+    """The budgets of every target, as `resolve` has them for one.
+
+    A quantity that is the same everywhere has one budget, the tightest, which says the target that it is from.
+    """
+    found: list[Budget] = []
+    for target, asked in limits.items():
+        for budget in resolve(asked, references[target], target, devices[target]):
+            alike = [place for place, other in enumerate(found) if other.quantity == budget.quantity]
+            if budget.quantity in OF_A_DEVICE or not alike:
+                found.append(budget)
+            elif budget.limit < found[alike[0]].limit:
+                found[alike[0]] = budget
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -202,13 +243,12 @@ class Feasibility:
     tried: int
 
 
-def feasibility(
-    space: Space, budgets: Sequence[Budget], cost: Callable[[Architecture], Cost]
-) -> tuple[tuple[Feasibility, ...], Architecture]:
+def feasibility(space: Space, budgets: Sequence[Budget], cost: CostOn) -> tuple[tuple[Feasibility, ...], Architecture]:
     """Whether one architecture can meet all budgets, and the one with the smallest worst ratio.
 
-    A coordinate descent from several starts finds it; up to QUICKLY architectures, and up to ENUMERABLE where the
-    descent finds none that fits, all are tried, and the answer is exact.
+    Each budget is asked against `cost` on its own target. A coordinate descent from several starts finds it; up to
+    QUICKLY architectures, and up to ENUMERABLE where the descent finds none that fits, all are tried, and the answer is
+    exact.
     """
     search = _Cheapest(space, budgets, cost)
     exact = search.size <= QUICKLY
@@ -218,10 +258,9 @@ def feasibility(
     if exact:
         for picks in itertools.product(*(range(len(gene.options)) for gene in space.genes)):
             search.score(picks)
-    found = search.costs[search.best]
     rows = tuple(
-        Feasibility(budget, budget.teacher, least, budget.spent(found), budget.met(found), exact, len(search.costs))
-        for budget, least in zip(budgets, search.least, strict=True)
+        Feasibility(budget, budget.teacher, least, spent, spent / budget.limit <= 1.0, exact, len(search.spent))
+        for budget, least, spent in zip(budgets, search.least, search.spent[search.best], strict=True)
     )
     return rows, Architecture(search.best)
 
@@ -229,11 +268,11 @@ def feasibility(
 class _Cheapest:
     """Scores architectures by (worst ratio, sum of ratios) and remembers the best and the least of each budget."""
 
-    def __init__(self, space: Space, budgets: Sequence[Budget], cost: Callable[[Architecture], Cost]) -> None:
+    def __init__(self, space: Space, budgets: Sequence[Budget], cost: CostOn) -> None:
         self.genes, self.budgets, self.cost = space.genes, budgets, cost
         self.size = math.prod(len(gene.options) for gene in space.genes)
         self.scores: dict[tuple[int, ...], tuple[float, ...]] = {}
-        self.costs: dict[tuple[int, ...], Cost] = {}
+        self.spent: dict[tuple[int, ...], tuple[float, ...]] = {}
         self.least = [math.inf] * len(budgets)
         self.best: tuple[int, ...] = ()
 
@@ -242,15 +281,15 @@ class _Cheapest:
         return max(self.ratios(self.best), default=0.0)
 
     def ratios(self, picks: tuple[int, ...]) -> list[float]:
-        return [budget.ratio(self.costs[picks]) for budget in self.budgets]
+        return [spent / budget.limit for spent, budget in zip(self.spent[picks], self.budgets, strict=True)]
 
     def score(self, picks: tuple[int, ...]) -> tuple[float, ...]:
         if picks not in self.scores:
-            found = self.costs[picks] = self.cost(Architecture(picks))
+            one = Architecture(picks)
+            spent = self.spent[picks] = tuple(budget.spent(self.cost(one, budget.target)) for budget in self.budgets)
             ratios = self.ratios(picks)
-            spent = [budget.spent(found) for budget in self.budgets]
             self.least = [min(pair) for pair in zip(self.least, spent, strict=True)]
-            self.scores[picks] = (max(ratios), sum(ratios)) if ratios else (float(found.macs),)
+            self.scores[picks] = (max(ratios), sum(ratios)) if ratios else (float(self.cost(one, None).macs),)
             if not self.best or self.scores[picks] < self.scores[self.best]:
                 self.best = picks
         return self.scores[picks]
@@ -287,8 +326,10 @@ def require(rows: Sequence[Feasibility]) -> None:
     if not missed:
         return
     alone = [row for row in missed if row.cheapest > row.budget.limit]
+    targets = dict.fromkeys(row.budget.target for row in rows)
     parts = [
-        f"{row.budget.quantity} {show(row.budget.quantity, row.cheapest if row in alone else row.closest)} "
+        f"{row.budget.called(several=len(targets) > 1)} "
+        f"{show(row.budget.quantity, row.cheapest if row in alone else row.closest)} "
         f"(limit {show(row.budget.quantity, row.budget.limit)}, asked {row.budget.asked}, "
         f"teacher {show(row.budget.quantity, row.teacher)})"
         for row in (alone or missed)
@@ -296,6 +337,6 @@ def require(rows: Sequence[Feasibility]) -> None:
     how = "all architectures were tried" if rows[0].exact else f"{rows[0].tried} architectures were tried, not all"
     what = "the cheapest has" if alone else "each can be met alone, the architecture closest to all has"
     raise BudgetError(
-        f"one architecture of the space must meet all budgets on {rows[0].budget.target}, none does: {what} "
+        f"one architecture of the space must meet all budgets on {', '.join(map(str, targets))}, none does: {what} "
         f"{' and '.join(parts)}; {how}: raise the limits or choose a smaller teacher"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rcnas_edge.errors import InputError
@@ -77,6 +77,13 @@ class Cost:
             return cls(**{name: value for name, value in values.items() if name != "flops"})
         except TypeError as error:
             raise InputError(f"a cost has macs, params, size, memory, latency and measured: {error}") from error
+
+
+def costs_of(layers: Sequence[Layer], profiles: Mapping[Target, Profile]) -> dict[Target, Cost]:
+    """The cost of the network of these rows on every target, each with its profile; the rows are counted once."""
+    counted = cost_of(layers, None, Target())
+    latencies = {target: profile.latency(layers, target) for target, profile in profiles.items()}
+    return {target: replace(counted, latency=ms, measured=share) for target, (ms, share) in latencies.items()}
 
 
 def cost_of(layers: Sequence[Layer], profile: Profile | None, target: Target) -> Cost:

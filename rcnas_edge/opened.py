@@ -12,7 +12,7 @@ from rcnas_edge.console import Console
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import Artefact, exporter, facts
 from rcnas_edge.flags import test_indices
-from rcnas_edge.prepare import open_bench
+from rcnas_edge.prepare import check_profile, open_bench
 from rcnas_edge.run import Run
 from rcnas_edge.search import strategy_class
 from rcnas_edge.setting import TaskSetting
@@ -33,6 +33,8 @@ class Opened:
                 "--format is a format that ONNX Runtime runs on the CPU, where candidates are timed, got "
                 f"{self.setting.format!r}: leave --format out, and write it beside with --also {self.setting.format}"
             )
+        for target in self.setting.targets:
+            check_profile(target, self.run)
         strategy_class(self.setting.strategy)
         _ = self.recipe, self.test_indices
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from rcnas_edge.beside import Made
 from rcnas_edge.breakdown import breakdown
 from rcnas_edge.checkpoint import read_json
-from rcnas_edge.cost import QUANTITIES, show
+from rcnas_edge.cost import OF_A_DEVICE, QUANTITIES, Budget, Cost, Feasibility, show
 from rcnas_edge.errors import BudgetError, InputError, RcnasError, TrainingError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.export import Artefact, read_built
+from rcnas_edge.here import cautions, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.prepare import budget_table
+from rcnas_edge.profile import Target
+from rcnas_edge.setting import LIMITS, flag
 from rcnas_edge.space import Architecture, named
 from rcnas_edge.verdict import NOT_CHECKED
 from rcnas_edge.verify import Verdict
 
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx")
+PREDICTED, MEASURED, COUNTED = "predicted, not measured", "measured", "counted"
+"""What a budget's verdict rests on."""
 PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", *RUNTIMES, "numpy")
 
 
@@ -42,40 +47,37 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
         "advice": None if failed is None else advice(pipeline, failed),
     }
     values["seconds"] |= {name: round(seconds, 1) for name, seconds in pipeline.seconds.items()}
-    target = pipeline.opened.task.target
-    values["targets"] = [asdict(target)]
     bench = pipeline.opened.bench
     values["teacher"] = {
         "name": pipeline.opened.task.teacher.name,
-        "cost": {str(target): bench.teacher_cost.to_dict()},
+        "cost": _by_target(bench.teacher_costs),
         "clean": None,
         "robust": None,
     }
     present = pipeline.present()
-    predicted = measured = None
+    predicted: Mapping[Target, Cost] = {}
+    final: Mapping[Target, Cost] = {}
+    timings: Mapping[Target, Timing] = {}
     if "architecture" in present:
         architecture = pipeline.searching.architecture
-        predicted = bench.cost(architecture)
-        values["cost"] = {str(target): predicted.to_dict()}
+        predicted = bench.costs(architecture)
+        values["cost"] = _by_target(predicted)
         values["architecture"] = _architecture(pipeline, architecture)
+        values["warnings"] = cautions(bench, bench.space.layers(architecture), predicted.items())
     if "artefact" in present:
-        measured = pipeline.shipping.final_cost()
-    rows = budget_table(bench)
-    values["budgets"] = [
+        final, timings = pipeline.shipping.final_costs(), pipeline.shipping.timings()
+    values["targets"] = [
         {
-            "target": str(target),
-            "name": row.budget.quantity,
-            "unit": QUANTITIES[row.budget.quantity],
-            "asked": row.budget.asked,
-            "limit": row.budget.limit,
-            "teacher": row.teacher,
-            "cheapest": row.cheapest,
-            "exact": row.exact,
-            "predicted": None if predicted is None else predicted.get(row.budget.quantity),
-            "measured": None if measured is None else measured.get(row.budget.quantity),
-            "met": None if measured is None else row.budget.met(measured),
+            **asdict(target),
+            "origin": bench.profiles[target].origin(target),
+            "here": target in timed(bench),
+            "latency": _latency(timings.get(target)),
         }
-        for row in rows
+        for target in bench.targets
+    ]
+    values["budgets"] = [
+        _budget(row, predicted.get(row.budget.target), final.get(row.budget.target), timed(bench))
+        for row in budget_table(bench)
     ]
     if "search" in present:
         values["search"] = _search(pipeline)
@@ -92,7 +94,8 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
     if "artefact" in present:
         verdict = pipeline.verifying.known_verdict()
         told = None if verdict is None else verdict.to_dict()
-        values["artefacts"] = [_artefact(pipeline, pipeline.shipping.export(), pipeline.shipping.timing(), told)]
+        first = next(iter(timings.values()), None)
+        values["artefacts"] = [_artefact(pipeline, pipeline.shipping.export(), first, told)]
         values["artefacts"] += [
             _beside(pipeline, made, verified=verdict is not None) for made in pipeline.beside.made()
         ]
@@ -100,13 +103,38 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
             not_checked += list(verdict.not_checked)
             clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
-        not_checked += pipeline.beside.not_checked()
+        not_checked += pipeline.shipping.not_measured() + pipeline.beside.not_checked()
     values["not_checked"] = not_checked if "artefact" in present else None
     no_further = all(before.get(stage) for stage in REACHED if values.get(stage))
     if failed is None and no_further and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
         values |= {name: before.get(name) for name in ("failed", "advice")}
     _fill_seconds(values)
     return values
+
+
+def _by_target(costs: Mapping[Target, Cost]) -> dict[str, Any]:
+    return {str(target): cost.to_dict() for target, cost in costs.items()}
+
+
+def _budget(row: Feasibility, predicted: Cost | None, final: Cost | None, here: Iterable[Target]) -> dict[str, Any]:
+    """One budget, and what the student takes of it, which for a device that is not this machine is a prediction."""
+    budget = row.budget
+    only_predicted = budget.quantity in OF_A_DEVICE and budget.target not in here
+    known = final is not None and not only_predicted
+    return {
+        "target": str(budget.target),
+        "name": budget.quantity,
+        "unit": QUANTITIES[budget.quantity],
+        "asked": budget.asked,
+        "limit": budget.limit,
+        "teacher": row.teacher,
+        "cheapest": row.cheapest,
+        "exact": row.exact,
+        "predicted": None if predicted is None else predicted.get(budget.quantity),
+        "measured": final.get(budget.quantity) if final is not None and known else None,
+        "met": None if final is None else budget.met(final),
+        "basis": PREDICTED if only_predicted else MEASURED if budget.quantity in OF_A_DEVICE else COUNTED,
+    }
 
 
 REACHED = ("architecture", "search", "training", "artefacts")
@@ -140,14 +168,14 @@ def advice(pipeline: Pipeline, failed: RcnasError) -> list[str]:
     setting = pipeline.opened.setting
     if isinstance(failed, BudgetError):
         found = []
+        several = len(pipeline.opened.task.targets) > 1
         for row in budget_table(pipeline.opened.bench):
+            raised = _raised(row.budget, several=several)
             if row.cheapest > row.budget.limit:
-                found.append(
-                    f"Raise --max-{row.budget.quantity} from {row.budget.asked} to "
-                    f"{show(row.budget.quantity, row.cheapest)} or more: the cheapest network found needs that."
-                )
+                needs = show(row.budget.quantity, row.cheapest)
+                found.append(f"{raised} to {needs} or more: the cheapest network found needs that.")
             elif not row.satisfiable:
-                found.append(f"Raise --max-{row.budget.quantity} from {row.budget.asked}, or one of the other budgets.")
+                found.append(f"{raised}, or one of the other budgets.")
         if not found:
             found = [
                 f"Search longer with more than {setting.evaluations} --evaluations, or time more than "
@@ -164,20 +192,33 @@ def advice(pipeline: Pipeline, failed: RcnasError) -> list[str]:
     return ["Give the same command again: stages that are done are not done again."]
 
 
+def _raised(budget: Budget, *, several: bool) -> str:
+    """What to give more of: a limit of the user, of one of several devices with its name, or one of the device."""
+    name = flag(next(name for name, quantity in LIMITS.items() if quantity == budget.quantity))
+    if budget.imposed:
+        return f"Override the {budget.asked} {budget.target.profile} with {name}, if it has more, and set that"
+    of_one = f" of {budget.target.profile}" if several and budget.quantity in OF_A_DEVICE else ""
+    return f"Raise {name}{of_one} from {budget.asked}"
+
+
 LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
 
 
 def _artefact(
     pipeline: Pipeline, artefact: Artefact, timing: Timing | None, verdict: dict[str, Any] | None
 ) -> dict[str, Any]:
-    latency = None if timing is None else asdict(timing)
     return {
         **artefact.to_dict(),
         "path": artefact.path.relative_to(pipeline.opened.run.folder).as_posix(),
-        "latency": latency and {name: value for name, value in latency.items() if name in LATENCY_FIELDS},
+        "latency": _latency(timing),
         "verdict": verdict,
         "built": read_built(artefact.path),
     }
+
+
+def _latency(timing: Timing | None) -> dict[str, Any] | None:
+    values = None if timing is None else asdict(timing)
+    return values and {name: value for name, value in values.items() if name in LATENCY_FIELDS}
 
 
 def _beside(pipeline: Pipeline, made: Made, *, verified: bool) -> dict[str, Any]:
@@ -191,9 +232,9 @@ def _beside(pipeline: Pipeline, made: Made, *, verified: bool) -> dict[str, Any]
 
 
 def budgets_met(pipeline: Pipeline) -> bool:
-    """Whether the artefact keeps every budget, by the measured amounts."""
-    cost = pipeline.shipping.final_cost()
-    return all(budget.met(cost) for budget in pipeline.opened.bench.budgets)
+    """Whether the artefact keeps every budget: by measured amounts, or where nothing can be timed by predicted ones."""
+    costs = pipeline.shipping.final_costs()
+    return all(budget.met(costs[budget.target]) for budget in pipeline.opened.bench.budgets)
 
 
 def exit_code(verdicts: Iterable[Verdict], met: bool) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from rcnas_edge.console import Advance, Console
-from rcnas_edge.cost import Cost, Feasibility, cost_of, feasibility
+from rcnas_edge.cost import Cost, Feasibility, costs_of, feasibility
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter, facts
-from rcnas_edge.measure import Timing, measure_profile, time_model
+from rcnas_edge.here import ENOUGH, is_here, time_on
+from rcnas_edge.measure import Timing, measure_profile
 from rcnas_edge.nets import families, family
-from rcnas_edge.profile import Profile, cache_path, load_profile, read_profile, save_profile
+from rcnas_edge.profile import Profile, Target, cache_path, load_profile, read_profile, save_profile
 from rcnas_edge.run import Run
 from rcnas_edge.space import Architecture, Layer, Space
 from rcnas_edge.task import Bench, Task
@@ -39,46 +40,72 @@ ALL_FAMILIES = "all"
 
 
 def open_bench(task: Task, run: Run, console: Console) -> Bench:
-    """The task with its profile and the teacher's cost: measured where it is not known yet."""
-    profile = device_profile(task, run, console)
-    depends: dict[str, Any] = {"teacher": task.teacher.digest, "profile": profile.digest(), "target": str(task.target)}
-    depends |= {"data": task.data.digest, "attack": str(task.threat), "seed": task.setting.seed}
+    """The task with the profiles of its targets and the teacher's costs: measured where they are not known yet."""
+    profiles = {target: device_profile(task, target, run, console) for target in task.targets}
+    depends: dict[str, Any] = {
+        "teacher": task.teacher.digest,
+        "profiles": {str(target): profile.digest() for target, profile in profiles.items()},
+    }
     known = run.done("teacher/cost.json", depends)
     if known is None:
-        console.say(f"teacher {task.teacher.name}: timing it on {task.target}, scoring it on held-out images")
-        cost, timing = teacher_cost(task, profile, run / "teacher")
-        clean, robust = teacher_accuracy(task)
-        values = {"cost": cost.to_dict(), "timing": asdict(timing), "clean": clean, "robust": robust}
+        here = [str(target) for target, profile in profiles.items() if is_here(profile)]
+        console.say(f"teacher {task.teacher.name}: {'timing it on ' + ', '.join(here) if here else 'predicting it'}")
+        costs, timings = teacher_costs(task, profiles, run / "teacher")
+        values = {
+            "costs": {str(target): cost.to_dict() for target, cost in costs.items()},
+            "timings": {str(target): asdict(timing) for target, timing in timings.items()},
+        }
         known = run.keep("teacher/cost.json", depends, values)
-    return Bench(task, profile, Cost.from_dict(known["cost"]), known["robust"])
+    costs = {target: Cost.from_dict(known["costs"][str(target)]) for target in profiles}
+    return Bench(task, profiles, costs, teacher_robust(task, Run(run.shared), console))
 
 
-def device_profile(task: Task, run: Run, console: Console) -> Profile:
-    """The run's own copy of the profile, made on first use; `host` is measured and kept for this machine."""
-    copy = run / "profile" / f"{task.setting.profile}.toml"
+def teacher_robust(task: Task, run: Run, console: Console) -> float:
+    """The teacher's accuracy under the judge's attack on held-out images; kept, since no device changes it."""
+    depends: dict[str, Any] = {"teacher": task.teacher.digest, "data": task.data.digest}
+    depends |= {"attack": str(task.threat), "seed": task.setting.seed}
+    known = run.done("teacher/accuracy.json", depends)
+    if known is None:
+        console.say(f"teacher {task.teacher.name}: scoring it on held-out images")
+        clean, robust = teacher_accuracy(task)
+        known = run.keep("teacher/accuracy.json", depends, {"clean": clean, "robust": robust})
+    return known["robust"]
+
+
+def check_profile(target: Target, run: Run) -> Profile:
+    """The profile of a target: the run's own copy if it has one; InputError if it has no latencies for the target."""
+    copy = run / "profile" / f"{target.profile}.toml"
+    profile = read_profile(copy) if copy.is_file() else load_profile(target.profile)
+    if not profile.on_first_use and not profile.covers(target):
+        ask = f"--profile {target.profile}/{profile.settings[0]}, or " if profile.settings else ""
+        raise InputError(
+            f"a latency comes from rows or rates, the profile {profile.name!r} has those of "
+            f"{', '.join(profile.settings) or 'nothing'} and none for {target.setting}: take {ask}--profile host, or "
+            "measure the device first ('rcnas-edge profile measure')"
+        )
+    return profile
+
+
+def device_profile(task: Task, target: Target, run: Run, console: Console) -> Profile:
+    """The run's own copy of a target's profile, made on first use; `host` is measured and kept for this machine."""
+    copy = run / "profile" / f"{target.profile}.toml"
+    profile = check_profile(target, run)
     if copy.is_file():
-        return read_profile(copy)
-    profile = load_profile(task.setting.profile)
+        return profile
     networks = [*sampled_layers(task.space, task.setting.seed), *([task.teacher.layers] if task.teacher.layers else [])]
-    if profile.on_first_use and not covered(profile, networks, task):
+    if profile.on_first_use and not covered(profile, networks, target):
         started = time.perf_counter()
         with console.task(f"measuring the profile {profile.name} (kept for this machine)", 1.0) as advance:
             profile = measure_profile(
                 profile.name,
                 networks,
-                threads=task.setting.threads,
+                threads=target.threads,
                 budget_seconds=QUICK_TABLE_SECONDS,
                 base=profile,
                 progress=lambda text, share: advance(share, text),
                 path=cache_path(profile.name),
             )
         console.say(f"profile {profile.name}: {len(profile.rows)} rows in {time.perf_counter() - started:.0f} s")
-    elif not profile.covers(task.target):
-        raise InputError(
-            f"a latency comes from rows or rates, the profile {profile.name!r} has those of "
-            f"{', '.join(profile.settings) or 'nothing'} and none for {task.target.setting}: take --profile host, or "
-            "measure the device first ('rcnas-edge profile measure')"
-        )
     if words := profile.outside(networks[0]):
         console.say(words)
     save_profile(profile, copy.parent, stem=copy.stem)
@@ -93,18 +120,21 @@ def sampled_layers(space: Space, seed: int) -> list[tuple[Layer, ...]]:
     return [space.layers(Architecture(pick)) for pick in (first, last, *picks)]
 
 
-def covered(profile: Profile, networks: Sequence[tuple[Layer, ...]], task: Task) -> bool:
+def covered(profile: Profile, networks: Sequence[tuple[Layer, ...]], target: Target) -> bool:
     """Whether the profile predicts these networks from measured rows alone."""
-    if not profile.covers(task.target):
+    if not profile.covers(target):
         return False
-    return all(profile.latency(layers, task.target)[1] > 0.98 for layers in networks)
+    return all(profile.latency(layers, target)[1] > ENOUGH for layers in networks)
 
 
-def teacher_cost(task: Task, profile: Profile, folder: Path) -> tuple[Cost, Timing]:
-    """The reference of every budget in percent. The latency is measured on the exported teacher, not predicted.
+def teacher_costs(
+    task: Task, profiles: Mapping[Target, Profile], folder: Path
+) -> tuple[dict[Target, Cost], dict[Target, Timing]]:
+    """The reference of every budget in percent, and the timings behind it.
 
-    Of the user's own module there are no rows: MACs are counted by torch's flop counter, the size is the exported
-    file's, memory is an estimate (weights and the two largest activations of its leaf modules).
+    Where the target is this machine the latency is measured on the exported teacher; elsewhere it is predicted. Of the
+    user's own module there are no rows: MACs are counted by torch's flop counter, the size is the exported file's,
+    memory is an estimate (weights and the two largest activations of its leaf modules), and no latency is predicted.
     """
     path = folder / f"teacher.{task.setting.format}"
     kind = exporter(task.setting.format)
@@ -115,13 +145,22 @@ def teacher_cost(task: Task, profile: Profile, folder: Path) -> tuple[Cost, Timi
         metadata=facts(labels=task.data.class_names, digest=task.teacher.digest),
         opset=task.setting.opset,
     )
-    timing = time_model(path, threads=task.setting.threads, seconds=TIMING_SECONDS)
+    timings = time_on(path, (one for one, profile in profiles.items() if is_here(profile)), seconds=TIMING_SECONDS)
     if task.teacher.layers is not None:
-        cost = cost_of(task.teacher.layers, profile, task.target)
+        costs = costs_of(task.teacher.layers, profiles)
     else:
         macs, params, memory = _counted(task)
-        cost = Cost(macs=macs, params=params, size=artefact.bytes, memory=memory, latency=None, measured=1.0)
-    return replace(cost, latency=timing.p50_ms, size=artefact.bytes, measured=1.0), timing
+        costs = dict.fromkeys(profiles, Cost(macs=macs, params=params, size=artefact.bytes, memory=memory))
+    return real_costs(costs, artefact.bytes, timings), timings
+
+
+def real_costs(predicted: Mapping[Target, Cost], size: int, timings: Mapping[Target, Timing]) -> dict[Target, Cost]:
+    """Costs with the size of the file put in, and with the latency where it was timed."""
+    of_file = {target: replace(cost, size=size) for target, cost in predicted.items()}
+    of_file |= {
+        target: replace(of_file[target], latency=timing.p50_ms, measured=1.0) for target, timing in timings.items()
+    }
+    return of_file
 
 
 def _counted(task: Task) -> tuple[int, int, int]:

@@ -42,11 +42,25 @@ COST = Record(
     }
 )
 COSTS = Each(COST)
+LATENCY = Record(
+    {
+        "p50_ms": Field(AMOUNT, "median for one image, milliseconds"),
+        "p95_ms": Field(AMOUNT, "95th percentile, milliseconds"),
+        "stable": Field(Flag(), "whether the machine held still enough while it was timed"),
+        "runtime": Field(Text(), "runtime and version"),
+        "threads": Field(COUNT, "threads"),
+        "runs": Field(COUNT, "timed runs", optional=True),
+        "provider": Field(Text(), "execution provider", optional=True),
+    }
+)
 TARGET = Record(
     {
         "profile": _name("name of the device profile"),
         "precision": _name("precision of the artefact, e.g. fp32"),
         "threads": Field(Number(whole=True, least=1), "threads of the runtime", null=False),
+        "origin": Field(Text(), "where the numbers of its profile are from", optional=True),
+        "here": Field(Flag(), "whether it is the machine of the run; elsewhere latencies are predicted", optional=True),
+        "latency": Field(LATENCY, "of the first artefact, as measured there", optional=True),
     }
 )
 BUDGET = Record(
@@ -62,6 +76,7 @@ BUDGET = Record(
         "predicted": Field(AMOUNT, "what the student costs by the profile and its rows"),
         "measured": Field(AMOUNT, "what the artefact costs, measured or counted"),
         "met": Field(Flag(), "whether the student is within the limit, by the measured amount where there is one"),
+        "basis": Field(Text(), "what that rests on: measured, counted, or predicted, not measured", optional=True),
     }
 )
 STAGE = Record(
@@ -115,7 +130,10 @@ CANDIDATE = Record(
     {
         "architecture": Field(Anything(), "the option picked, by gene", null=False),
         "score": Field(SCORE, "what the judge found"),
-        "cost": Field(Each(AMOUNT), "amount by quantity, in the budgets' units"),
+        "cost": Field(
+            Each(AMOUNT),
+            "amount by quantity, in the budgets' units; latency is on the first target, `latency on TARGET` on others",
+        ),
         "feasible": Field(Flag(), "whether it is within every budget", null=False),
         "chosen": Field(Flag(), "whether it became the student", null=False),
     }
@@ -226,17 +244,6 @@ VERDICT = Record(
         "seconds": Field(AMOUNT, "time of the verification", optional=True),
     }
 )
-LATENCY = Record(
-    {
-        "p50_ms": Field(AMOUNT, "median for one image, milliseconds"),
-        "p95_ms": Field(AMOUNT, "95th percentile, milliseconds"),
-        "stable": Field(Flag(), "whether the machine held still enough while it was timed"),
-        "runtime": Field(Text(), "runtime and version"),
-        "threads": Field(COUNT, "threads"),
-        "runs": Field(COUNT, "timed runs", optional=True),
-        "provider": Field(Text(), "execution provider", optional=True),
-    }
-)
 ARTEFACT = Record(
     {
         "path": _name("file, relative to the run's folder"),
@@ -266,6 +273,9 @@ SCHEMA = Record(
         "training": Field(TRAINING, "how the student was trained", optional=True),
         "artefacts": Field(Many(ARTEFACT), "the files that ship", optional=True),
         "not_checked": Field(Many(Text()), "what this run did not check, one sentence each", optional=True),
+        "warnings": Field(
+            Many(Text()), "predictions that rest on less than 98 % measured rows, one sentence each", optional=True
+        ),
         "versions": Field(Each(Anything()), "version by package, interpreter and machine", optional=True),
         "seconds": Field(Each(AMOUNT), "time by stage of the run", optional=True),
         "failed": Field(Text(), "why the run ended before its last stage; null if it did not", optional=True),

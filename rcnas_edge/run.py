@@ -17,6 +17,8 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.setting import TaskSetting, read_task
 
 TASK = "task.toml"
+DEVICES = "devices.json"
+"""In a folder of runs for one device each: what does not depend on the device lies there, for all of them."""
 
 
 class Run:
@@ -27,6 +29,12 @@ class Run:
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def shared(self) -> Path:
+        """Where lies what does not depend on the device: the run's own folder, or that around runs for one each."""
+        around = self.folder.absolute().parent
+        return around if (around / DEVICES).is_file() else self.folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:

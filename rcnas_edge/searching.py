@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
 from rcnas_edge.cost import Budget, Cost, require, show
 from rcnas_edge.errors import BudgetError, InputError
-from rcnas_edge.measure import time_model
+from rcnas_edge.here import time_on, timed
+from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network
-from rcnas_edge.prepare import TIMING_SECONDS, budget_table
+from rcnas_edge.prepare import TIMING_SECONDS, budget_table, real_costs
+from rcnas_edge.profile import Target
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.protocol import Candidate
@@ -34,13 +36,13 @@ class Searching:
 
     def feasibility(self) -> None:
         """Show for each budget the teacher's cost, the cheapest found and whether it can be met; BudgetError if not."""
-        rows = budget_table(self.opened.bench)
+        rows, targets = budget_table(self.opened.bench), self.opened.task.targets
         self.console.table(
-            f"budgets on {self.opened.task.target} (all at once; 1 MAC = 2 FLOPs)",
+            f"budgets on {', '.join(map(str, targets))} (all at once; 1 MAC = 2 FLOPs)",
             ("budget", "asked", "limit", "teacher", "cheapest found", "can be met"),
             [
                 (
-                    row.budget.quantity,
+                    row.budget.called(several=len(targets) > 1),
                     row.budget.asked,
                     show(row.budget.quantity, row.budget.limit),
                     show(row.budget.quantity, row.teacher),
@@ -57,20 +59,21 @@ class Searching:
         images = len(self.opened.task.data.train)
         short = recipe(JUDGE_RECIPE, examples=images, epochs=self.setting.judge_epochs, attack_steps=JUDGE_STEPS)
         short = short.with_(learning_rate=short.learning_rate / 2)
-        return TrainedJudge(self.opened.task, short, cache=self.run / "scores")
+        return TrainedJudge(self.opened.task, short, cache=self.run.shared / "scores")
 
     def depends(self) -> dict[str, Any]:
         """What a search depends on."""
         task, bench = self.opened.task, self.opened.bench
+        several = len(task.targets) > 1
         return {
             "data": task.data.digest,
             "teacher": task.teacher.digest,
             "attack": str(task.threat),
             "family": task.family.name,
             "base": task.base.to_dict(),
-            "target": str(task.target),
-            "budgets": {budget.quantity: budget.limit for budget in bench.budgets},
-            "profile": bench.profile.digest(),
+            "target": ", ".join(map(str, task.targets)),
+            "budgets": {budget.called(several=several): budget.limit for budget in bench.budgets},
+            "profile": ", ".join(profile.digest() for profile in bench.profiles.values()),
             "strategy": self.setting.strategy,
             "evaluations": self.setting.evaluations,
             "judge": self.judge.digest,
@@ -144,30 +147,35 @@ class Searching:
         self.console.record("search", len(candidates), values)
 
     def pick(self) -> dict[str, Any]:
-        """Export and time the recommended ones for real; the best judged that keeps every budget is picked."""
+        """Export and time the recommended ones for real; the best judged that keeps every budget is picked.
+
+        On a target that is not this machine the prediction counts.
+        """
         found, bench, space = self.search(), self.opened.bench, self.opened.task.space
         depends = {"search": self.depends(), "finalists": self.setting.finalists}
         done = self.run.done("architecture.json", depends)
         if done is not None:
             return done
-        timed: list[dict[str, Any]] = []
+        finalists: list[dict[Target, Cost]] = []
+        kept: list[dict[str, Any]] = []
         chosen = None
         for rank, picks in enumerate(found["recommended"]):
             if rank >= self.setting.finalists and chosen is not None:
                 break
             architecture = Architecture(tuple(picks))
-            measured = self.measured_cost(architecture)
-            met = all(budget.met(measured) for budget in bench.budgets)
-            timed.append({"picks": picks, "cost": measured.to_dict(), "met": met})
-            words = f"{show('latency', bench.cost(architecture).latency)} predicted, "
-            words += f"{show('latency', measured.latency)} measured"
+            measured = self.measured_costs(architecture)
+            met = all(budget.met(measured[budget.target]) for budget in bench.budgets)
+            finalists.append(measured)
+            costs = {str(target): cost.to_dict() for target, cost in measured.items()}
+            kept.append({"picks": picks, "costs": costs, "met": met})
+            words = self._latencies(architecture, measured)
             self.console.say(f"finalist {rank + 1}: {words}, {'within' if met else 'OVER'} the budgets")
             if met and chosen is None:
                 chosen = architecture
         if chosen is None:
-            missed = _missed([Cost.from_dict(entry["cost"]) for entry in timed], bench.budgets)
+            missed = _missed(finalists, bench.budgets, several=len(bench.targets) > 1)
             raise BudgetError(
-                f"budgets hold for the measured artefact, none of the {len(timed)} recommended networks keeps them all "
+                f"budgets hold for the measured artefact, none of the {len(kept)} recommended networks keeps them all "
                 f"({missed}): allow more, or search longer with --evaluations"
             )
         values = {
@@ -175,17 +183,29 @@ class Searching:
             "picks": list(chosen.picks),
             "options": named(space.genes, chosen),
             "network": space.describe(chosen),
-            "finalists": timed,
+            "finalists": kept,
         }
         return self.run.keep("architecture.json", depends, values)
 
-    def measured_cost(self, architecture: Architecture) -> Cost:
-        """The predicted cost with the latency and the size of the exported file put in; kept before it is used."""
-        task = self.opened.task
+    def _latencies(self, architecture: Architecture, measured: Mapping[Target, Cost]) -> str:
+        """Predicted and, where the target is this machine, measured, in words."""
+        bench, words = self.opened.bench, []
+        for target in bench.targets:
+            here = f", {show('latency', measured[target].latency)} measured" if target in timed(bench) else ""
+            where = f"{target}: " if len(bench.targets) > 1 else ""
+            words.append(f"{where}{show('latency', bench.cost(architecture, target).latency)} predicted{here}")
+        return "; ".join(words)
+
+    def measured_costs(self, architecture: Architecture) -> dict[Target, Cost]:
+        """The predicted costs with what the exported file really takes put in; kept before it is used.
+
+        That is its size, and its latency on each target that is this machine.
+        """
+        task, here = self.opened.task, timed(self.opened.bench)
         key = f"measured/{'-'.join(map(str, architecture.picks))}"
         depends = {
             "base": task.base.to_dict(),
-            "target": str(task.target),
+            "timed": [str(target) for target in here],
             "opset": self.setting.opset,
         }
         known = self.run.done(f"{key}.json", depends)
@@ -193,12 +213,13 @@ class Searching:
             path = self.run / f"{key}.{self.setting.format}"
             student = task.student(architecture, seed=self.setting.seed).eval()
             artefact = export_network(self.opened, student, path, digest="untrained")
-            timing = time_model(path, threads=self.setting.threads, seconds=TIMING_SECONDS)
-            known = self.run.keep(f"{key}.json", depends, {"timing": asdict(timing), "bytes": artefact.bytes})
+            found = time_on(path, here, seconds=TIMING_SECONDS)
+            timings = {str(target): asdict(timing) for target, timing in found.items()}
+            known = self.run.keep(f"{key}.json", depends, {"timings": timings, "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):
                 left.unlink()
-        cost = self.opened.bench.cost(architecture)
-        return replace(cost, latency=known["timing"]["p50_ms"], size=known["bytes"], measured=1.0)
+        found = {target: Timing(**known["timings"][str(target)]) for target in here}
+        return real_costs(self.opened.bench.costs(architecture), known["bytes"], found)
 
     @property
     def architecture(self) -> Architecture:
@@ -206,12 +227,13 @@ class Searching:
         return Architecture(tuple(self.pick()["picks"]))
 
 
-def _missed(costs: Sequence[Cost], budgets: Sequence[Budget]) -> str:
-    """The budgets that not every measured cost keeps, each with the least that was measured."""
+def _missed(finalists: Sequence[Mapping[Target, Cost]], budgets: Sequence[Budget], *, several: bool) -> str:
+    """The budgets that not every finalist keeps, each with the least that was found."""
     words = []
     for budget in budgets:
+        costs = [finalist[budget.target] for finalist in finalists]
         if not all(budget.met(cost) for cost in costs):
-            least = min(amount for cost in costs if (amount := cost.get(budget.quantity)) is not None)
-            limit = show(budget.quantity, budget.limit)
-            words.append(f"{budget.quantity} at most {limit}, the least measured is {show(budget.quantity, least)}")
+            least, limit = min(budget.spent(cost) for cost in costs), show(budget.quantity, budget.limit)
+            name = budget.called(several=several)
+            words.append(f"{name} at most {limit}, the least measured is {show(budget.quantity, least)}")
     return "; ".join(words)

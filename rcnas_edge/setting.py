@@ -9,11 +9,12 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.target import Target
 
 LIMITS = {
     "max_latency": "latency",
@@ -28,13 +29,23 @@ LIMITS = {
 DEFAULT_LIMITS = {"max_macs": "40%", "max_latency": "60%"}
 """Used when no budget is given at all."""
 
+SEVERAL = ("profile", *LIMITS)
+"""Options that can be given several times; in a task file a list, in the value itself one text with commas."""
+
+EVERY_DEVICE = ""
+"""In the place of a device's name: a limit that holds for each of them."""
+
 AUTO, NONE = "auto", "none"
 """Values of `also` that are no names: every other exporter that is installed, and none."""
 
 
 @dataclass(frozen=True)
 class TaskSetting:
-    """Everything a run depends on, but for the folder it is written to. Budgets are text: "2ms", "40%", "1.5M"."""
+    """Everything a run depends on, but for the folder it is written to.
+
+    Budgets are text: "2ms", "40%", "1.5M". Several devices are one text, "host, pixel-4-gpu"; a device that runs with
+    threads of its own says so, "pixel-4-cpu-3-medium/fp32/3", and a budget may name its device, "host=2ms, b=60%".
+    """
 
     dataset: str = "digits"
     data_root: str | None = None
@@ -95,12 +106,52 @@ class TaskSetting:
             raise InputError(f"--precision is fp32 (fp16 and int8 are not built yet), got {self.precision!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"--device is auto, cpu or cuda, got {self.device!r}")
+        for name in LIMITS:
+            _by_device(name, getattr(self, name), [target.profile for target in self.targets])
 
     @property
-    def limits(self) -> dict[str, str]:
-        """The budgets as text by quantity; the default ones where none is given."""
-        given = {quantity: getattr(self, name) for name, quantity in LIMITS.items() if getattr(self, name) is not None}
-        return given or {LIMITS[name]: text for name, text in DEFAULT_LIMITS.items()}
+    def targets(self) -> tuple[Target, ...]:
+        """The devices in the order asked for, each with precision and threads; the first one is the primary."""
+        found: dict[str, Target] = {}
+        for text in _parts(self.profile):
+            own = Target.parse(text)
+            target = own if "/" in text else Target(own.profile, self.precision, self.threads)
+            if target.profile in found:
+                raise InputError(f"--profile names a device once, {target.profile!r} is there twice: remove one")
+            if target.precision != self.precision:
+                raise InputError(f"--profile {text} is of the precision {self.precision}, got {target.precision!r}")
+            found[target.profile] = target
+        return tuple(found.values())
+
+    def limits_of(self, device: str) -> dict[str, str]:
+        """The budgets of one device as text by quantity; the default ones where none is given for any device."""
+        if self._unlimited:
+            return {LIMITS[name]: text for name, text in DEFAULT_LIMITS.items()}
+        devices, found = [target.profile for target in self.targets], {}
+        for name, quantity in LIMITS.items():
+            texts = _by_device(name, getattr(self, name), devices)
+            if {device, EVERY_DEVICE} & texts.keys():
+                found[quantity] = texts.get(device) or texts[EVERY_DEVICE]
+        return found
+
+    @property
+    def _unlimited(self) -> bool:
+        return all(getattr(self, name) is None for name in LIMITS)
+
+    def for_each(self) -> dict[str, TaskSetting]:
+        """This task for each of its devices alone, by the device's name."""
+        texts = dict(zip((target.profile for target in self.targets), _parts(self.profile), strict=True))
+        alone = {}
+        for device, text in texts.items():
+            limits = {} if self._unlimited else self.limits_of(device)
+            if not limits and not self._unlimited:
+                raise InputError(
+                    f"--per-device needs a budget for every device, {device} has none: name one, as "
+                    f"--max-latency {device}=60%"
+                )
+            own: dict[str, Any] = {name: limits.get(quantity) for name, quantity in LIMITS.items()}
+            alone[device] = replace(self, profile=text, **own)
+        return alone
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without those that are left open."""
@@ -125,7 +176,8 @@ class TaskSetting:
             key: float(value) if isinstance(value, int) and key in _FLOATS and not isinstance(value, bool) else value
             for key, value in values.items()
         }
-        return cls(**typed)  # type: ignore[arg-type]
+        joined = {key: ", ".join(values[key]) for key in SEVERAL if _are_texts(values.get(key))}
+        return cls(**typed | joined)  # type: ignore[arg-type]
 
 
 _TYPES = {"str": str, "int": int, "float": float}
@@ -135,6 +187,34 @@ _FLOATS = {field.name for field in fields(TaskSetting) if "float" in str(field.t
 def flag(name: str) -> str:
     """The command line's name of a field."""
     return "--" + name.replace("_", "-")
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _by_device(name: str, text: str | None, devices: list[str]) -> dict[str, str]:
+    """The limits of one option by device, or by EVERY_DEVICE; InputError for a device that is not there, or twice."""
+    found: dict[str, str] = {}
+    for part in _parts(text) if text is not None else ():
+        device, named, amount = part.rpartition("=")
+        device = device.strip()
+        if named and device not in devices:
+            raise InputError(
+                f"a limit is for a device of --profile ({', '.join(devices)}), {flag(name)} got {part!r}: correct its "
+                "name, or ask for the device too"
+            )
+        if device in found or (found and EVERY_DEVICE in (device, *found)):
+            raise InputError(
+                f"a device has one limit of a kind, and one without a name holds for every device, {flag(name)} got "
+                f"{text!r}: give one limit for all, or each device its own, as {flag(name)} {devices[0]}=LIMIT"
+            )
+        found[device] = amount.strip()
+    return found
 
 
 def read_task(path: Path) -> dict[str, Any]:

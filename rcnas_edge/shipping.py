@@ -1,16 +1,18 @@
-"""The stage that exports the trained network and times the very file on the target."""
+"""The stage that exports the trained network and times the very file on each target that is this machine."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from rcnas_edge.cost import Cost, show
 from rcnas_edge.export import Artefact, read_artefact
 from rcnas_edge.fitting import Fitting
-from rcnas_edge.measure import Timing, time_model
+from rcnas_edge.here import cautions, not_measured, predicted, time_on, timed
+from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network
-from rcnas_edge.prepare import FINAL_TIMING_SECONDS
+from rcnas_edge.prepare import FINAL_TIMING_SECONDS, real_costs
+from rcnas_edge.profile import Target
 
 
 class Shipping:
@@ -24,32 +26,44 @@ class Shipping:
         return {
             "weights": self.fitting.train().sha256,
             "opset": self.opened.setting.opset,
-            "target": str(self.opened.task.target),
-            "profile": self.opened.bench.profile.digest(),
+            "profiles": {str(target): profile.digest() for target, profile in self.opened.bench.profiles.items()},
         }
 
     def export(self) -> Artefact:
-        """Write the artefact, then time the very file on the target; artefacts/latency.json has the timing."""
+        """Write the artefact, then time the very file where a target is this machine (artefacts/latency.json)."""
         path = self.opened.run / "artefacts" / f"model.{self.opened.setting.format}"
         depends = self.depends()
         if self.opened.run.done("artefacts/latency.json", depends) is not None:
             return read_artefact(path)
         model, _ = self.fitting.train().build()
         artefact = export_network(self.opened, model, path, digest=self.fitting.train().sha256)
-        timing = time_model(path, threads=self.opened.setting.threads, seconds=FINAL_TIMING_SECONDS)
-        latency = show("latency", timing.p50_ms)
-        self.opened.console.say(f"exported {path.name}: {artefact.bytes} bytes, {latency} on {self.opened.task.target}")
-        self.opened.run.keep("artefacts/latency.json", depends, {"timing": asdict(timing), "sha256": artefact.sha256})
+        found = time_on(path, timed(self.opened.bench), seconds=FINAL_TIMING_SECONDS)
+        timings = {str(target): asdict(timing) for target, timing in found.items()}
+        words = [f"{show('latency', timing.p50_ms)} on {target}" for target, timing in found.items()]
+        self.opened.console.say(", ".join([f"exported {path.name}: {artefact.bytes} bytes", *words]))
+        for sentence in (*self.not_measured(), *self.cautions()):
+            self.opened.console.say(sentence)
+        self.opened.run.keep("artefacts/latency.json", depends, {"timings": timings, "sha256": artefact.sha256})
         return artefact
 
-    def timing(self) -> Timing:
-        """The measured latency of the artefact."""
+    def timings(self) -> dict[Target, Timing]:
+        """The measured latency of the artefact on each target that is this machine."""
         self.export()
         known = self.opened.run.done("artefacts/latency.json", self.depends())
         assert known is not None, "export writes it"
-        return Timing(**known["timing"])
+        return {target: Timing(**known["timings"][str(target)]) for target in timed(self.opened.bench)}
 
-    def final_cost(self) -> Cost:
-        """What the artefact costs: latency and size as measured, the rest by its rows."""
-        cost = self.opened.bench.cost(self.fitting.searching.architecture)
-        return replace(cost, latency=self.timing().p50_ms, size=self.export().bytes, measured=1.0)
+    def final_costs(self) -> dict[Target, Cost]:
+        """What the artefact costs: its size, and its latency where it was timed; the rest by its rows."""
+        costs = self.opened.bench.costs(self.fitting.searching.architecture)
+        return real_costs(costs, self.export().bytes, self.timings())
+
+    def not_measured(self) -> list[str]:
+        """One sentence for each target whose latency is a prediction."""
+        bench = self.opened.bench
+        return [not_measured(target, bench.profiles[target]) for target in predicted(bench)]
+
+    def cautions(self) -> list[str]:
+        """One sentence for each target that the student's latency could not be predicted on from measured rows."""
+        bench, architecture = self.opened.bench, self.fitting.searching.architecture
+        return cautions(bench, bench.space.layers(architecture), bench.costs(architecture).items())

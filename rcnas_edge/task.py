@@ -7,7 +7,7 @@ becomes the `Bench` that a search works on.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rcnas_edge.attacks import Threat, pgd, set_fast_float
-from rcnas_edge.cost import Budget, Cost, Limit, cost_of, resolve
+from rcnas_edge.cost import QUANTITIES, Budget, Cost, Limit, costs_of, resolve_all
 from rcnas_edge.data import Dataset, load_dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.nets import Family, NetworkConfig, family
@@ -33,7 +33,11 @@ LIPSCHITZ_STEPS = 1
 
 @dataclass(frozen=True)
 class Task:
-    """A task setting with its names resolved. `base` is the largest student, the teacher's own network if it can be."""
+    """A task setting with its names resolved.
+
+    `base` is the largest student, the teacher's own network if it can be; `limits` are what the user asks on each
+    target, in the order asked for.
+    """
 
     setting: TaskSetting
     data: Dataset
@@ -42,9 +46,18 @@ class Task:
     family: Family
     base: NetworkConfig
     space: Space
-    target: Target
-    limits: tuple[Limit, ...]
+    limits: Mapping[Target, tuple[Limit, ...]]
     device: torch.device
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Where one network is to run."""
+        return tuple(self.limits)
+
+    @property
+    def target(self) -> Target:
+        """The first of the targets."""
+        return self.targets[0]
 
     @property
     def inherits(self) -> bool:
@@ -65,7 +78,10 @@ class Task:
 def open_task(setting: TaskSetting) -> Task:
     """Resolve every name of a setting; InputError for the first that cannot be."""
     set_fast_float()
-    limits = tuple(Limit.parse(quantity, text) for quantity, text in setting.limits.items())
+    limits = {
+        target: tuple(Limit.parse(quantity, text) for quantity, text in setting.limits_of(target.profile).items())
+        for target in setting.targets
+    }
     data = load_dataset(
         setting.dataset,
         root=None if setting.data_root is None else Path(setting.data_root),
@@ -88,7 +104,6 @@ def open_task(setting: TaskSetting) -> Task:
         family=kind,
         base=base,
         space=kind.space(base),
-        target=Target(setting.profile, setting.precision, setting.threads),
         limits=limits,
         device=open_device(setting.device),
     )
@@ -107,15 +122,16 @@ def open_device(name: str) -> torch.device:
 class Bench:
     """What a search may ask: costs and budgets of architectures, and features of the networks they stand for.
 
-    `teacher_cost` is the reference of budgets in percent (its latency is a measured one); `teacher_robust` is
-    its accuracy under the judge's attack on held-out images.
+    `profiles` and `teacher_costs` have one entry per target. The teacher's cost is the reference of budgets in percent:
+    its latency is measured where the target is this machine, else predicted, or None. `teacher_robust` is its accuracy
+    under the judge's attack on held-out images.
     """
 
     task: Task
-    profile: Profile
-    teacher_cost: Cost
+    profiles: Mapping[Target, Profile]
+    teacher_costs: Mapping[Target, Cost]
     teacher_robust: float
-    _costs: dict[Hashable, Cost] = field(default_factory=dict, repr=False)
+    _costs: dict[Hashable, dict[Target, Cost]] = field(default_factory=dict, repr=False)
     _features: dict[Hashable, float] = field(default_factory=dict, repr=False)
 
     @property
@@ -123,21 +139,41 @@ class Bench:
         return self.task.space
 
     @cached_property
-    def budgets(self) -> tuple[Budget, ...]:
-        """The budgets in absolute numbers, the limits of the device among them."""
-        return resolve(self.task.limits, self.teacher_cost, self.task.target, self.profile.limits)
+    def targets(self) -> tuple[Target, ...]:
+        """Where one network is to run; the first one is the primary."""
+        return self.task.targets
 
-    def cost(self, architecture: Architecture) -> Cost:
-        """What the architecture costs on the target; predicted, remembered."""
+    @property
+    def profile(self) -> Profile:
+        """The profile of the first target."""
+        return self.profiles[self.targets[0]]
+
+    @property
+    def teacher_cost(self) -> Cost:
+        """What the teacher costs on the first target."""
+        return self.teacher_costs[self.targets[0]]
+
+    @cached_property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets in absolute numbers, the limits of the devices among them."""
+        devices = {target: profile.limits for target, profile in self.profiles.items()}
+        return resolve_all(self.task.limits, self.teacher_costs, devices)
+
+    def costs(self, architecture: Architecture) -> Mapping[Target, Cost]:
+        """What the architecture costs on every target; predicted, remembered."""
         key = self.space.deployed(architecture)
         if key not in self._costs:
-            self._costs[key] = cost_of(self.space.layers(architecture), self.profile, self.task.target)
+            self._costs[key] = costs_of(self.space.layers(architecture), self.profiles)
         return self._costs[key]
 
+    def cost(self, architecture: Architecture, target: Target | None = None) -> Cost:
+        """What the architecture costs on a target, the first one if none is given."""
+        return self.costs(architecture)[target or self.targets[0]]
+
     def fits(self, architecture: Architecture) -> bool:
-        """Whether it is within every budget."""
-        cost = self.cost(architecture)
-        return all(budget.met(cost) for budget in self.budgets)
+        """Whether it is within every budget, each on its target."""
+        costs = self.costs(architecture)
+        return all(budget.met(costs[budget.target]) for budget in self.budgets)
 
     def features(self, architecture: Architecture) -> float:
         """LIPS, the empirical Lipschitz coefficient of the untrained student on held-out images.
@@ -161,14 +197,16 @@ class Bench:
 
     @property
     def task_vector(self) -> Sequence[float]:
-        """The task as numbers for the policy: attack, data set, teacher, budgets as log ratios to the teacher."""
+        """The task as numbers for the policy: attack, data set, teacher, budgets as log ratios to the teacher.
+
+        Of several budgets on one quantity the tightest counts.
+        """
         data, threat = self.task.data, self.task.threat
-        limited = {budget.quantity: budget.limit for budget in self.budgets}
-        ratios = [
-            math.log(limited[quantity] / max(reference, 1e-12)) if quantity in limited and reference else 0.0
-            for quantity in ("latency", "macs", "flops", "params", "size", "memory")
-            for reference in [self.teacher_cost.get(quantity)]
-        ]
+        tightest: dict[str, float] = {}
+        for budget in self.budgets:
+            if budget.teacher:
+                ratio = math.log(budget.limit / budget.teacher)
+                tightest[budget.quantity] = min(ratio, tightest.get(budget.quantity, ratio))
         return (
             255 * threat.epsilon / 8,
             math.log10(threat.steps),
@@ -178,5 +216,5 @@ class Bench:
             math.log10(len(data.train)) / 5,
             math.log10(max(self.teacher_cost.macs, 1)) / 10,
             self.teacher_robust,
-            *ratios,
+            *(tightest.get(quantity, 0.0) for quantity in QUANTITIES),
         )

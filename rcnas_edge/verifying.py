@@ -89,14 +89,14 @@ class Verifying:
         drawn = task.data.test.take(self.opened.test_indices)
         images, labels = drawn.floats(), drawn.labels
         depends = flags_depend(task.teacher.digest, images, labels, task.threat, level)
-        for folder in (task.teacher.folder, self.run / "teacher"):
+        for folder in (task.teacher.folder, self.run.shared / "teacher"):
             flags = None if folder is None else read_flags(folder / FLAGS, depends)
             if flags is not None:
                 return flags
         with self.console.task(f"attacking the teacher {task.teacher.name} for comparison", 1.0) as advance:
             model = task.teacher.model.to(task.device)
             flags = attacked_flags(model, images, labels, task.threat, level=level, advance=advance)
-        write_flags(self.run / "teacher" / FLAGS, depends, *flags)
+        write_flags(self.run.shared / "teacher" / FLAGS, depends, *flags)
         return flags
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ class ToyBench:
         self.teacher_cost = self.cost(Architecture((0,) * 6))
         self.teacher_robust = 0.5
         self.budgets = tuple(
-            Budget(Target(), name, share * self.teacher_cost.get(name), f"{100 * share:g}%") for name, share in limits
+            Budget(
+                Target(), name, share * self.teacher_cost.get(name), f"{100 * share:g}%", self.teacher_cost.get(name)
+            )
+            for name, share in limits
         )
         self.task_vector = (0.3, -1.0)
 
@@ -60,6 +64,30 @@ class ToyBench:
     def fits(self, architecture: Architecture) -> bool:
         cost = self.cost(architecture)
         return all(budget.met(cost) for budget in self.budgets)
+
+
+class TwoDevices(ToyBench):
+    """Device a minds stage 1, device b stage 2; on b the teacher's latency is not known. Limits in ms."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.targets = (Target("a"), Target("b"))
+        teacher = self.cost(Architecture((0,) * 6)).latency
+        self.budgets = (
+            Budget(self.targets[0], "latency", a, f"{a}ms", teacher),
+            Budget(self.targets[1], "latency", b, f"{b}ms"),
+        )
+
+    def milliseconds(self, architecture: Architecture) -> tuple[float, float]:
+        stride, depth1, width1, robust, depth2, width2 = self.space.deployed(architecture)
+        return (depth1 + width1 + 0.2 * robust) / stride, depth2 + width2 + 0.3 * (stride - 1)
+
+    def cost(self, architecture: Architecture, target: Target | None = None) -> Cost:
+        first, second = self.milliseconds(architecture)
+        return replace(super().cost(architecture), latency=second if target == Target("b") else first, measured=1.0)
+
+    def fits(self, architecture: Architecture) -> bool:
+        return all(budget.met(self.cost(architecture, budget.target)) for budget in self.budgets)
 
 
 class CountingJudge:
@@ -138,7 +166,7 @@ class TableBench:
         self.space = TableSpace(rows or table())
         self.teacher_cost = self.cost(Architecture((3,) * 6))
         self.teacher_robust = self.space.rows[(3,) * 6][column]
-        self.budgets = (Budget(Target(), "params", 1e6 * limit, f"{limit}M"),)
+        self.budgets = (Budget(Target(), "params", 1e6 * limit, f"{limit}M", self.teacher_cost.params),)
         self.task_vector = (math.log(1e6 * limit / self.teacher_cost.params),)
 
     def cost(self, architecture: Architecture) -> Cost:

@@ -217,8 +217,10 @@ def test_limits_of_the_device_are_budgets_where_the_user_gave_none() -> None:
 
 def test_a_latency_budget_without_a_table_is_refused() -> None:
     unknown = Cost(1, 1, 1, 1)
-    with pytest.raises(InputError, match="host/fp32/1 has none: measure it first"):
-        resolve([Limit.parse("latency", "2ms")], unknown, TARGET)
+    with pytest.raises(InputError, match=r"on host/fp32/1 .*give an absolute limit, as --max-latency 20ms"):
+        resolve([Limit.parse("latency", "60%")], unknown, TARGET)
+    (absolute,) = resolve([Limit.parse("latency", "2ms")], unknown, TARGET)
+    assert (absolute.limit, absolute.teacher) == (2.0, None)
     with pytest.raises(InputError, match="measure it first"):
         Budget(TARGET, "latency", 2.0, "2ms").met(unknown)
 
@@ -232,7 +234,7 @@ class Bricks:
         self.genes = tuple(Gene(f"g{place}", tuple(range(1, options + 1))) for place in range(genes))
         self.calls = 0
 
-    def cost(self, architecture: Architecture) -> Cost:
+    def cost(self, architecture: Architecture, target: Target | None = None) -> Cost:
         self.calls += 1
         values = [pick + 1 for pick in architecture.picks]
         return Cost(macs=math.prod(values), params=100 - sum(values), size=sum(values), memory=1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from search_doubles import CountingJudge, TableBench, ToyBench, table
+from search_doubles import CountingJudge, TableBench, ToyBench, TwoDevices, table
 
 from rcnas_edge import search
 from rcnas_edge.errors import BudgetError, InputError
@@ -337,6 +337,41 @@ def test_a_score_checks_itself() -> None:
         Score(float("nan"), 0.5, 10, "judge")
     with pytest.raises(ValueError, match="at least one image"):
         Score(0.5, 0.5, 0, "judge")
+
+
+# several targets
+
+
+def test_every_budget_is_asked_on_its_own_target() -> None:
+    """Two devices that rank networks oppositely, against brute force over the whole space."""
+    bench = TwoDevices(a=1.2, b=1.4)
+    known = CachedBench(bench)
+    fitting, worst = np.zeros(3, dtype=int), {}
+    for each in itertools.product(*(range(len(gene.options)) for gene in bench.space.genes)):
+        one, (first, second) = Architecture(each), bench.milliseconds(Architecture(each))
+        assert known.ratios(one) == pytest.approx((first / 1.2, second / 1.4))
+        assert known.excess(one) == pytest.approx(max(0, first / 1.2 - 1) + max(0, second / 1.4 - 1))
+        assert known.fits(one) == (first <= 1.2 and second <= 1.4)
+        assert known.costs(one)["latency on b/fp32/1"] == second
+        fitting += [first <= 1.2, second <= 1.4, known.fits(one)]
+        worst[each] = max(first / 1.2, second / 1.4)
+    assert min(fitting[:2]) > fitting[2] > 0, "each device lets networks through that the other does not"
+    assert worst[known.cheapest.picks] == min(worst.values())
+    assert known.teacher_ratios == (bench.budgets[0].teacher / 1.2, None)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_a_search_judges_fits_every_device(name: str) -> None:
+    bench = TwoDevices(a=1.6, b=1.6)
+    judge = CountingJudge(bench.space)
+    built = strategy(name, bench, judge, seed=1)
+    candidates = run(built, 6)
+    assert candidates
+    for candidate in candidates:
+        first, second = bench.milliseconds(candidate.architecture)
+        assert candidate.feasible == (first <= 1.6 and second <= 1.6)
+        assert (candidate.costs["latency"], candidate.costs["latency on b/fp32/1"]) == (first, second)
+    assert all(max(bench.milliseconds(one)) <= 1.6 for one in built.recommend(3))
 
 
 # the table

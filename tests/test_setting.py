@@ -13,8 +13,8 @@ def test_a_task_file_comes_back_as_it_was(tmp_path):
 
 
 def test_budgets_are_the_given_ones_or_the_default():
-    assert TaskSetting().limits == {"macs": "40%", "latency": "60%"}
-    assert TaskSetting(max_params="1M").limits == {"params": "1M"}
+    assert TaskSetting().limits_of("host") == {"macs": "40%", "latency": "60%"}
+    assert TaskSetting(max_params="1M").limits_of("host") == {"params": "1M"}
 
 
 @pytest.mark.parametrize(

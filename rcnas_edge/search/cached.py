@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from rcnas_edge.cost import QUANTITIES, Cost, feasibility, require
 from rcnas_edge.errors import BudgetError
+from rcnas_edge.profile import Target
 from rcnas_edge.search.protocol import Bench
 from rcnas_edge.space import Architecture, Gene
 
@@ -31,8 +32,10 @@ class CachedBench:
         self.teacher_cost = bench.teacher_cost
         self.teacher_robust = bench.teacher_robust
         self.task_vector = tuple(bench.task_vector)
+        self.targets: tuple[Target, ...] = tuple(getattr(bench, "targets", ()))
         self._keys: dict[tuple[int, ...], Hashable] = {}
-        self._costs: dict[tuple[int, ...], Cost] = {}
+        self._costs: dict[Target | None, dict[tuple[int, ...], Cost]] = {None: {}, **{one: {} for one in self.targets}}
+        self._ratios: dict[tuple[int, ...], tuple[float, ...]] = {}
         self._fits: dict[tuple[int, ...], bool] = {}
         self._features: dict[Hashable, float] = {}
         self.cheapest = self._find_cheapest()
@@ -46,8 +49,24 @@ class CachedBench:
         """What the network really is (`space.deployed`)."""
         return _once(self._keys, architecture.picks, self.space.deployed, architecture)
 
-    def cost(self, architecture: Architecture) -> Cost:
-        return _once(self._costs, architecture.picks, self._bench.cost, architecture)
+    def cost(self, architecture: Architecture, target: Target | None = None) -> Cost:
+        """What the network costs on a target; the first one if none is given, or if there is one only."""
+        if target is None or len(self.targets) < 2:
+            return _once(self._costs[None], architecture.picks, self._bench.cost, architecture)
+        ask = partial(self._bench.cost, target=target)
+        return _once(self._costs[target], architecture.picks, ask, architecture)
+
+    def ratios(self, architecture: Architecture) -> tuple[float, ...]:
+        """Spent / limit of each budget, at most 1 where it is met."""
+        return _once(self._ratios, architecture.picks, self._spent, architecture)
+
+    def _spent(self, architecture: Architecture) -> tuple[float, ...]:
+        return tuple(budget.ratio(self.cost(architecture, budget.target)) for budget in self.budgets)
+
+    @cached_property
+    def teacher_ratios(self) -> tuple[float | None, ...]:
+        """The teacher's cost / limit of each budget; None where the cost is not known."""
+        return tuple(None if budget.teacher is None else budget.teacher / budget.limit for budget in self.budgets)
 
     def fits(self, architecture: Architecture) -> bool:
         return _once(self._fits, architecture.picks, self._bench.fits, architecture)
@@ -58,15 +77,20 @@ class CachedBench:
         return 0.0 if measure is None else float(_once(self._features, self.key(architecture), measure, architecture))
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Every known quantity of the network, in its base unit."""
+        """Every known quantity of the network, in its base unit, as `Candidate` has them."""
         cost = self.cost(architecture)
         known = {quantity: cost.get(quantity) for quantity in QUANTITIES}
+        known |= {f"latency on {target}": self.cost(architecture, target).latency for target in self.targets[1:]}
         return {quantity: float(value) for quantity, value in known.items() if value is not None}
 
     def excess(self, architecture: Architecture) -> float:
         """By how much the network is over its budgets: the sum over them of max(0, cost / limit - 1)."""
-        cost = self.cost(architecture)
-        return math.fsum(max(0.0, budget.ratio(cost) - 1.0) for budget in self.budgets)
+        return math.fsum(max(0.0, ratio - 1.0) for ratio in self.ratios(architecture))
+
+    def times_the_limits(self, architecture: Architecture) -> str:
+        """What the network spends of each budget, in words: "40%: 1.2 x"."""
+        pairs = zip(self.budgets, self.ratios(architecture), strict=True)
+        return ", ".join(f"{budget.asked}: {ratio:.3g} x" for budget, ratio in pairs)
 
     @cached_property
     def start(self) -> Architecture:
@@ -97,9 +121,9 @@ class CachedBench:
         rows, cheapest = feasibility(self.space, self.budgets, self.cost)
         require(rows)
         if not self.fits(cheapest):
-            ratios = ", ".join(f"{budget.asked}: {budget.ratio(self.cost(cheapest)):.3g} x" for budget in self.budgets)
             raise BudgetError(
-                f"a search needs one architecture within every budget, the cheapest found has {ratios} its limit: "
+                "a search needs one architecture within every budget, the cheapest found has "
+                f"{self.times_the_limits(cheapest)} its limit: "
                 "raise a budget or drop one"
             )
         return cheapest

@@ -90,10 +90,9 @@ class Observer:
         return rows
 
     def _log_ratios(self, architecture: Architecture) -> list[float]:
-        cost = self._bench.cost(architecture)
         tightest: dict[str, float] = {}
-        for budget in self._bench.budgets:
-            ratio = math.log(max(SMALLEST_RATIO, budget.ratio(cost)))
+        for budget, spent in zip(self._bench.budgets, self._bench.ratios(architecture), strict=True):
+            ratio = math.log(max(SMALLEST_RATIO, spent))
             tightest[budget.quantity] = max(ratio, tightest.get(budget.quantity, ratio))
         return [tightest.get(quantity, 0.0) for quantity in QUANTITIES]
 

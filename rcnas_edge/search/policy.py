@@ -194,8 +194,7 @@ class PolicySearch:
     # learning
 
     def _reward(self, candidate: Candidate) -> float:
-        cost = self._bench.cost(candidate.architecture)
-        compressed = compression(cost, self._bench.teacher_cost, self._bench.budgets)
+        compressed = compression(self._bench.ratios(candidate.architecture), self._bench.teacher_ratios)
         return reward(candidate.score.robust, self._bench.teacher_robust, compressed)
 
     def _learn(self, episodes: Sequence[Episode], rewards: Sequence[float]) -> None:

@@ -86,6 +86,5 @@ class Pool:
         }
 
     def _rank(self, candidate: Candidate) -> tuple[float, float, float, tuple[int, ...]]:
-        cost = self._bench.cost(candidate.architecture)
-        tightest = max((budget.ratio(cost) for budget in self._bench.budgets), default=0.0)
+        tightest = max(self._bench.ratios(candidate.architecture), default=0.0)
         return -candidate.score.robust, -candidate.score.clean, tightest, candidate.architecture.picks

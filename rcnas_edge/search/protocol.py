@@ -10,6 +10,7 @@ from rcnas_edge.space import Architecture, Space
 
 if TYPE_CHECKING:
     from rcnas_edge.cost import Budget, Cost
+    from rcnas_edge.profile import Target
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A judged architecture: its score, its costs (quantity -> value in the base unit), and whether it fits."""
+    """A judged architecture: its score, its costs, and whether it fits.
+
+    `costs` are values in the base unit by quantity; of several targets, `latency` is that of the first and
+    `latency on TARGET` that of each further one.
+    """
 
     architecture: Architecture
     score: Score
@@ -87,9 +92,11 @@ class Judge(Protocol):
 class Bench(Protocol):
     """The live task as a search sees it: the space, what an architecture costs, and what it is measured against.
 
-    Three more attributes are used where a bench has them. `features(architecture) -> float` is the empirical
+    Four more attributes are used where a bench has them. `features(architecture) -> float` is the empirical
     Lipschitz coefficient (LIPS); a table has none. `cheapest: Architecture` spares the search its own look for it.
     `start: Architecture` is the teacher as an architecture; without it the costliest one found stands in.
+    `targets: Sequence[Target]` are where the network is to run: with several, a budget is asked against the cost on its
+    own target; a bench that has one is never asked for a target, as a table.
     """
 
     @property
@@ -107,7 +114,7 @@ class Bench(Protocol):
     @property
     def task_vector(self) -> Sequence[float]: ...
 
-    def cost(self, architecture: Architecture) -> Cost: ...
+    def cost(self, architecture: Architecture, target: Target | None = None) -> Cost: ...
 
     def fits(self, architecture: Architecture) -> bool: ...
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rcnas_edge.cost import Budget, Cost
-
 LEAST_TEACHER = 0.01
 """A teacher's robust accuracy counts as at least this, so that a broken teacher does not blow the reward up."""
 
 
-def compression(cost: Cost, teacher: Cost, budgets: Sequence[Budget]) -> float:
+def compression(ratios: Sequence[float], teacher: Sequence[float | None]) -> float:
     """C = min(1, (1 - cost / teacher) / (1 - limit / teacher)) over the binding budget, in [0, 1]; 1 without budgets.
 
-    The binding budget is the one with the smallest C. Within every budget C is 1: compressing further earns nothing.
-    Where the teacher itself is within a budget there is nothing to compress, and C is 1 within it and 0 beyond.
+    From cost / limit of each budget, of the network and of the teacher; budgets on several devices are several. The
+    binding budget is the one with the smallest C. Within every budget C is 1: compressing further earns nothing. Where
+    the teacher itself is within a budget, or its cost is not known, C is 1 within it and 0 beyond.
     """
-    return min((_towards(budget.ratio(cost), budget.ratio(teacher)) for budget in budgets), default=1.0)
+    return min((_towards(*pair) for pair in zip(ratios, teacher, strict=True)), default=1.0)
 
 
-def _towards(ratio: float, teacher: float) -> float:
+def _towards(ratio: float, teacher: float | None) -> float:
     """C of one budget from cost / limit of the network and of the teacher."""
     if ratio <= 1.0:
         return 1.0
-    return max(0.0, (teacher - ratio) / (teacher - 1.0)) if teacher > 1.0 else 0.0
+    return max(0.0, (teacher - ratio) / (teacher - 1.0)) if teacher is not None and teacher > 1.0 else 0.0
 
 
 def reward(robust: float, teacher_robust: float, compressed: float) -> float:

@@ -114,11 +114,10 @@ class ScalingSearch(ABC):
             if self._bench.fits(smallest):
                 found.setdefault(self._bench.key(smallest), smallest)
         if not found:
-            cost = self._bench.cost(smallest)
-            ratios = ", ".join(f"{budget.asked}: {budget.ratio(cost):.3g} x" for budget in self._bench.budgets)
             raise BudgetError(
                 f"the strategy {self.name} needs one network of its line within every budget, the smallest has "
-                f"{ratios} its limit: take --strategy rc-nas, evolution or random, or raise a budget"
+                f"{self._bench.times_the_limits(smallest)} its limit: take --strategy rc-nas, evolution or random, or "
+                "raise a budget"
             )
         return list(found.values())
 

@@ -142,7 +142,7 @@ def questions(task: Task, bench: Bench, networks: Sequence[Architecture], seed: 
     generator = np.random.default_rng(seed)
     sizes = [len(gene.options) for gene in bench.space.genes]
     asked = [Architecture(tuple(int(generator.integers(size)) for size in sizes)) for _ in range(COST_CALLS)]
-    fresh = Bench(task, bench.profile, bench.teacher_cost, bench.teacher_robust)
+    fresh = Bench(task, bench.profiles, bench.teacher_costs, bench.teacher_robust)
     work: dict[str, tuple[Callable[[Architecture], Any], Sequence[Architecture]]] = {
         "cost, first time": (fresh.cost, asked),
         "cost, again": (fresh.cost, asked),
@@ -179,7 +179,7 @@ class ConstantJudge:
 
 def bare(name: str, opened: Opened, asked: argparse.Namespace) -> list[str]:
     """The strategy's own work per network, its making included, on a bench that remembers nothing yet."""
-    bench = Bench(opened.task, opened.bench.profile, opened.bench.teacher_cost, opened.bench.teacher_robust)
+    bench = Bench(opened.task, opened.bench.profiles, opened.bench.teacher_costs, opened.bench.teacher_robust)
     judged = 0
 
     def loop() -> None:

@@ -1,0 +1,77 @@
+"""What of a task is measured on this machine, and what is predicted for devices that are not this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rcnas_edge.cost import Cost
+from rcnas_edge.measure import Timing, time_model
+from rcnas_edge.profile import Profile, Target, image_size, machine
+from rcnas_edge.provenance import MEASURED, TABLE
+from rcnas_edge.space import Layer
+from rcnas_edge.task import Bench
+
+TIMED = ("onnxruntime", "onnxruntime-nchwc8", "onnxruntime-nchwc16")
+"""Runtimes of a profile that a file is timed with here: ONNX Runtime on a CPU."""
+ON_THE_DEVICE = "'python3 measure.py --model model.onnx' from 'rcnas-edge profile kit' measures the file on the device"
+"""What to do about a latency that was only predicted."""
+ENOUGH = 0.98
+"""The least share of measured rows that a prediction is given without a warning for."""
+
+
+def is_here(profile: Profile) -> bool:
+    """Whether the device is this machine: one that is measured where it is used, or this very processor and runtime."""
+    if profile.runtime not in TIMED:
+        return False
+    here = machine()
+    return profile.on_first_use or any(
+        entry.get("kind") == MEASURED
+        and TABLE in entry.get("covers", ())
+        and all(entry.get(key) == value for key, value in here.items())
+        for entry in profile.provenance
+    )
+
+
+def timed(bench: Bench) -> tuple[Target, ...]:
+    """The targets of a task that are this machine."""
+    return tuple(target for target, profile in bench.profiles.items() if is_here(profile))
+
+
+def predicted(bench: Bench) -> tuple[Target, ...]:
+    """The targets of a task that are not this machine: nothing is timed for them."""
+    return tuple(target for target in bench.targets if target not in timed(bench))
+
+
+def time_on(model: Path, targets: Iterable[Target], *, seconds: float) -> dict[Target, Timing]:
+    """The latency of an ONNX file on targets that are this machine; those with the same threads share a timing."""
+    wanted = tuple(targets)
+    by_threads = {
+        threads: time_model(model, threads=threads, seconds=seconds)
+        for threads in dict.fromkeys(target.threads for target in wanted)
+    }
+    return {target: by_threads[target.threads] for target in wanted}
+
+
+def not_measured(target: Target, profile: Profile) -> str:
+    """That a latency is a prediction, where its numbers are from, and what measures it: one sentence."""
+    return (
+        f"The latency on {target} was predicted, not measured, by numbers that are {profile.origin(target)}: "
+        f"{ON_THE_DEVICE}."
+    )
+
+
+def caution(target: Target, profile: Profile, layers: Sequence[Layer], cost: Cost) -> str:
+    """What to know of a predicted latency that rests on less than ENOUGH measured rows, in a sentence; else empty."""
+    if cost.latency is None or cost.measured >= ENOUGH:
+        return ""
+    outside = profile.domain.outside(image_size(layers))
+    asked = f"; it is asked for {outside}" if outside else ""
+    share = f"{100 * cost.measured:.1f} %"
+    return f"{share} of the latency predicted on {target} rests on measured rows, the rest is an estimate{asked}."
+
+
+def cautions(bench: Bench, layers: Sequence[Layer], costs: Iterable[tuple[Target, Cost]]) -> list[str]:
+    """Those sentences of every target."""
+    found = (caution(target, bench.profiles[target], layers, cost) for target, cost in costs)
+    return [sentence for sentence in found if sentence]
