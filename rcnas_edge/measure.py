@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rcnas_edge.board import STEADY, block_of
 from rcnas_edge.calibration import Pair, checked, fit
 from rcnas_edge.device import megabytes_of_weights
 from rcnas_edge.errors import InputError
@@ -30,10 +30,10 @@ from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, mac
 from rcnas_edge.provenance import MEASURED, OVERHEAD, TABLE, UNKNOWN
 from rcnas_edge.rowgraph import check_rows, graph_of
 from rcnas_edge.space import Layer
-from rcnas_edge.specimen import difference, specimen
-from rcnas_edge.stopwatch import Stopwatch, Timer
+from rcnas_edge.specimen import difference
+from rcnas_edge.stopwatch import KernelTimer, Stopwatch
 from rcnas_edge.table import Table, interpolate
-from rcnas_edge.timing import Timing, open_session, time_model
+from rcnas_edge.timing import Timing, layout_probe, time_model
 
 __all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_model"]
 
@@ -47,8 +47,6 @@ CALIBRATION, CHECK = 24, 12
 SHARE_OF_NETWORKS = 0.2
 """Of the time, kept for whole networks."""
 SAVE_SECONDS = 2.0
-STEADY = 0.05
-"""Spread of the reference kernel above which a measurement is called unstable."""
 
 
 def measure_profile(
@@ -82,29 +80,18 @@ def measure_profile(
     timer = Stopwatch(threads, pace=former[0] if former else None)
     measurement = Measurement(known, path, threads, timer, progress or (lambda label, share: None))
     measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds)
-    measurement.whole_networks(networks, started + budget_seconds)
+    measurement.whole_networks(networks, timer.network, started + budget_seconds)
     return measurement.profile
 
 
 @lru_cache(maxsize=1)
 def runtime_here() -> str:
     """Which of `fusion.RUNTIMES` the ONNX Runtime of this machine is, seen from how it lays out a convolution."""
-    import onnx
-
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        probe = graph_of(specimen(("conv", "blocked", 3, 1, 1, 8, 8, 32, 4), 1)).SerializeToString()
-        open_session(probe, 1, optimised=optimised)
-        graph = onnx.load(str(optimised)).graph
-    shapes = {constant.name: list(constant.dims) for constant in graph.initializer}
-    for node in graph.node:
-        if node.domain == "com.microsoft.nchwc" and node.op_type == "Conv" and shapes[node.input[1]][2:] == [3, 3]:
-            block = shapes[node.input[1]][0]  # four filters, padded to a block
-            found = [runtime for runtime, channels in RUNTIMES.items() if channels == block]
-            if found:
-                return found[0]
-            log.warning("the runtime lays out blocks of %d channels, which no profile knows: taken as plain", block)
-    return "onnxruntime"
+    block = block_of(layout_probe())
+    found = [runtime for runtime, channels in RUNTIMES.items() if channels == block]
+    if not found:
+        log.warning("the runtime lays out blocks of %d channels, which no profile knows: taken as plain", block)
+    return found[0] if found else "onnxruntime"
 
 
 def facts_here() -> dict[str, Any]:
@@ -151,7 +138,7 @@ class Measurement:
     profile: Profile
     path: Path
     threads: int
-    timer: Timer
+    timer: KernelTimer
     progress: Progress
     facts: Callable[[], Mapping[str, Any]] = facts_here
     saved: float = field(default_factory=time.monotonic)
@@ -220,7 +207,9 @@ class Measurement:
 
     # Whole networks
 
-    def whole_networks(self, networks: Sequence[Network], deadline: float) -> None:
+    def whole_networks(
+        self, networks: Sequence[Network], time_network: Callable[[Network], float], deadline: float
+    ) -> None:
         """Fit overhead and scale on some networks of this image size, and check the predictions on others."""
         by_size: dict[str, list[Network]] = {}
         for layers in networks:
@@ -239,7 +228,7 @@ class Measurement:
                     break
                 self.progress("whole networks", place / len(chosen))
                 summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
-                pairs.append((summed, self.timer.network(layers), megabytes_of_weights(layers)))
+                pairs.append((summed, time_network(layers), megabytes_of_weights(layers)))
             fitted, held = _parted(pairs)
             self.save(complete=True, size=size, fitted=fitted, held=held)
 
