@@ -19,7 +19,7 @@ from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import mcnemar, paired_difference
 from rcnas_edge.report import report
-from rcnas_edge.report_words import amount, duration, epsilon_of, flat, interval, percent, plain
+from rcnas_edge.report_words import amount, duration, epsilon_of, flat, interval, name_of, percent, plain, timed_on
 
 REPORT = "report.json"
 ARRAYS = ("clean", "robust", "labels", "images")
@@ -56,9 +56,16 @@ class Told:
         return self.verdict[kind] if self.verdict else None
 
     @property
+    def target(self) -> str | None:
+        """What its figures are of: the first target that it was timed on, else the first one."""
+        targets = [name_of(target) for target in self.content["targets"] or []] or list(self.content["cost"] or {})
+        measured = (name for name in targets if timed_on(self.content, name))
+        return next(measured, next(iter(targets), None))
+
+    @property
     def cost(self) -> Mapping[str, Any]:
-        """The student's cost on its first target."""
-        return next(iter((self.content["cost"] or {}).values()), None) or {}
+        """The student's cost on that target."""
+        return (self.content["cost"] or {}).get(self.target) or {}
 
     @property
     def latency_ms(self) -> float | None:
@@ -183,7 +190,7 @@ def _figures(run: Told) -> Iterator[tuple[str, str]]:
     """The same labels for every run; empty words for what it does not have."""
     content, verdict, cost = run.content, run.verdict or {}, run.cost
     teacher = content["teacher"] or {}
-    whole = next(iter((teacher.get("cost") or {}).values()), None) or {}
+    whole = (teacher.get("cost") or {}).get(run.target) or {}
     yield "verdict", verdict.get("decision") or ("did not finish" if content["failed"] else "not checked")
     for name in ("robust", "clean"):
         yield f"{name} accuracy", _rate(run.rate(name))

@@ -20,14 +20,15 @@ from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.prepare import budget_table
 from rcnas_edge.profile import Target
+from rcnas_edge.report_words import PREDICTED
 from rcnas_edge.setting import LIMITS, flag
 from rcnas_edge.space import Architecture, named
 from rcnas_edge.verdict import NOT_CHECKED
 from rcnas_edge.verify import Verdict
 
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx")
-PREDICTED, MEASURED, COUNTED = "predicted, not measured", "measured", "counted"
-"""What a budget's verdict rests on."""
+MEASURED, COUNTED = "measured", "counted"
+"""What a budget's verdict rests on, where it is not PREDICTED."""
 PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", *RUNTIMES, "numpy")
 
 

@@ -11,6 +11,7 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.report_fields import refuse
 from rcnas_edge.report_html import page
 from rcnas_edge.report_schema import SCHEMA, SCHEMA_NUMBER
+from rcnas_edge.report_words import name_of
 
 
 def report(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _check_targets(content: Mapping[str, Any]) -> None:
     """Budgets and costs name targets of the run, so that a reader can join them."""
     if content["targets"] is None:
         return
-    known = [f"{target['profile']}/{target['precision']}/{target['threads']}" for target in content["targets"]]
+    known = [name_of(target) for target in content["targets"]]
     named = [(f"budgets[{index}].target", row["target"]) for index, row in enumerate(content["budgets"] or [])]
     named += [("cost", target) for target in content["cost"] or {}]
     named += [("teacher.cost", target) for target in (content["teacher"] or {}).get("cost") or {}]

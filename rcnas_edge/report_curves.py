@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from rcnas_edge.report_drawing import Series, chart
 from rcnas_edge.report_markup import element
-from rcnas_edge.report_words import amount, duration, facts, flat, percent, plain
+from rcnas_edge.report_words import amount, duration, facts, flat, name_of, percent, plain
 
 Content = Mapping[str, Any]
 Placed = tuple[tuple[float, float], Mapping[str, Any], str]
@@ -46,29 +46,52 @@ def search(content: Content) -> list[Element]:
             y_label=y_label,
             whole_x=True,
         ),
-        _scatter(content, scored, y_label),
+        *_scatters(content, scored, y_label),
     ]
     note = "The judge ranks candidates before the final training; its numbers are not the verdict."
     return [element("p", words), element("div", *charts, class_="pair"), element("p", note, class_="note")]
 
 
-def _scatter(content: Content, scored: Sequence[tuple[int, float, Mapping[str, Any]]], y_label: str) -> Element:
-    """Candidates by what they cost: latency where it is known, else MACs."""
-    latencies = [ms for _, _, entry in scored if (ms := (entry["cost"] or {}).get("latency")) is not None]
-    quantity, scale, x_label = "macs", 1e-6, "M MACs for one image (1 MAC = 2 FLOPs)"
+def _scatters(
+    content: Content, scored: Sequence[tuple[int, float, Mapping[str, Any]]], y_label: str
+) -> Iterator[Element]:
+    """Candidates by what they cost: latency on each target where it is known, else MACs."""
+    targets = [name_of(target) for target in content["targets"] or []]
+    if len(targets) < 2:
+        yield _scatter(content, scored, y_label, "latency")
+        return
+    for target in targets:
+        quantity = "latency" if target == targets[0] else f"latency on {target}"
+        yield _scatter(content, scored, y_label, quantity, target)
+
+
+def _scatter(
+    content: Content,
+    scored: Sequence[tuple[int, float, Mapping[str, Any]]],
+    y_label: str,
+    quantity: str,
+    target: str | None = None,
+) -> Element:
+    """Candidates by a latency, on a target if there are several, or by MACs where the latency is not known."""
+    latencies = [ms for _, _, entry in scored if (ms := (entry["cost"] or {}).get(quantity)) is not None]
+    scale, x_label, limited = 1e-6, "M MACs for one image (1 MAC = 2 FLOPs)", "macs"
     if latencies:
         scale, unit = (1000.0, "µs") if max(latencies) < 0.1 else (1.0, "ms")
-        quantity, x_label = "latency", f"predicted latency for one image, {unit}"
+        x_label, limited = f"predicted latency for one image, {unit}", "latency"
+    else:
+        quantity, target = "macs", None
     placed = [
         ((scale * entry["cost"][quantity], score), entry, _read_out(number, entry))
         for number, score, entry in scored
         if (entry["cost"] or {}).get(quantity) is not None
     ]
-    row = next((row for row in content["budgets"] or [] if row["name"] == quantity and row["limit"]), None)
+    rows = (row for row in content["budgets"] or [] if row["name"] == limited and row["limit"])
+    row = next((row for row in rows if target in (None, row["target"])), None)
+    where = f" on {target.partition('/')[0]}" if target else ""
     told = "; ".join(note for _, entry, note in placed if entry["chosen"]) or "None was chosen."
     return chart(
         _candidates(placed),
-        title="Robust accuracy over latency" if latencies else "Robust accuracy over MACs",
+        title=f"Robust accuracy over latency{where}" if latencies else "Robust accuracy over MACs",
         told=f"{len(placed)} candidates. {told}",
         x_label=x_label,
         y_label=y_label,

@@ -10,6 +10,7 @@ from rcnas_edge.report_markup import element
 from rcnas_edge.report_verdict import main_verdict
 from rcnas_edge.report_words import (
     JOINED,
+    PREDICTED,
     amount,
     ball,
     decision,
@@ -17,6 +18,7 @@ from rcnas_edge.report_words import (
     percent,
     points,
     share,
+    timed_on,
 )
 
 Content = Mapping[str, Any]
@@ -99,16 +101,21 @@ def _tiles(content: Content, verdict: Mapping[str, Any] | None) -> Element:
         if verdict and verdict[name]:
             tile(f"{_capital(name)} accuracy", percent(verdict[name]["value"]), interval(verdict[name]),
                  _beside(verdict, teacher, name))  # fmt: skip
-    target, cost = next(iter((content["cost"] or {}).items()), (None, None))
+    costs = content["cost"] or {}
+    for target, cost in costs.items():
+        whole = ((teacher.get("cost") or {}).get(target)) or {}
+        timed = timed_on(content, target)
+        predicted = cost["latency"] if cost else None
+        measured = timed["p50_ms"] if timed else None
+        if measured is not None or predicted is not None:
+            told = "" if measured is None or predicted is None else f"predicted {amount(predicted, 'ms')}"
+            label = "Latency, measured" if measured is not None else "Latency, predicted"
+            where = target if len(costs) > 1 else ""
+            value = predicted if measured is None else measured
+            asked = _asked(content, "latency", target)
+            tile(label, amount(value, "ms"), where, asked, told, share(value, whole.get("latency")))
+    target, cost = next(iter(costs.items()), (None, None))
     whole = ((teacher.get("cost") or {}).get(target)) or {}
-    timed = next((entry["latency"] for entry in content["artefacts"] or [] if entry["latency"]), None)
-    predicted = cost["latency"] if cost else None
-    measured = timed["p50_ms"] if timed else None
-    if measured is not None or predicted is not None:
-        told = "" if measured is None or predicted is None else f"predicted {amount(predicted, 'ms')}"
-        label = "Latency, measured" if measured is not None else "Latency, predicted"
-        value = predicted if measured is None else measured
-        tile(label, amount(value, "ms"), _asked(content, "latency"), told, share(value, whole.get("latency")))
     if cost and cost["macs"] is not None:
         known = f"{amount(cost['macs'], 'MACs')} = {amount(cost['flops'], 'FLOPs')}"
         if whole.get("macs"):
@@ -123,7 +130,9 @@ def _tiles(content: Content, verdict: Mapping[str, Any] | None) -> Element:
         met = [row["met"] for row in content["budgets"]]
         missed = ", ".join(row["name"] for row in content["budgets"] if row["met"] is False)
         sign = "✗" if missed else "" if None in met else "✓"
-        small = f"over: {missed}" if missed else f"{met.count(None)} not known" if None in met else "all at once"
+        guessed = sum(row["basis"] == PREDICTED for row in content["budgets"])
+        all_met = f"{guessed} of them {PREDICTED}" if guessed else "all at once"
+        small = f"over: {missed}" if missed else f"{met.count(None)} not known" if None in met else all_met
         tile("Budgets met", f"{sign} {met.count(True)} of {len(met)}".strip(), small)
     return tiles
 
@@ -136,9 +145,10 @@ def _beside(verdict: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -
     return f"teacher {percent(rate['value'])}, {points(verdict[name]['value'] - rate['value'])}"
 
 
-def _asked(content: Content, quantity: str) -> str:
-    """The limit on a quantity and whether it is kept."""
-    row = next((row for row in content["budgets"] or [] if row["name"] == quantity), None)
+def _asked(content: Content, quantity: str, target: str | None = None) -> str:
+    """The limit on a quantity, on a target if one is given, and whether it is kept."""
+    rows = (row for row in content["budgets"] or [] if row["name"] == quantity)
+    row = next((row for row in rows if target in (None, row["target"])), None)
     if row is None:
         return ""
     sign = {True: "✓ ", False: "✗ ", None: ""}[row["met"]]

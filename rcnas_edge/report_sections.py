@@ -13,16 +13,19 @@ from rcnas_edge.report_verdict import artefacts
 from rcnas_edge.report_words import (
     COUNTED,
     FLOPS_NOTE,
+    PREDICTED,
     UNITS,
     WORDS,
     amount,
     duration,
     facts,
     flat,
+    name_of,
     percent,
     plain,
     share,
     table,
+    timed_on,
     yes_or_no,
 )
 
@@ -37,7 +40,7 @@ def task(content: Content) -> list[Element]:
     rows = list(flat(asked)) if isinstance(asked, Mapping) else [("task", plain(asked))]
     rows = [(name, words) for name, words in rows if name != "seed"]  # said once, below
     for target in content["targets"] or []:
-        rows.append(("target", f"{target['profile']}/{target['precision']}/{target['threads']}"))
+        rows.append(("target", ": ".join(part for part in (name_of(target), target["origin"]) if part)))
     return [facts([*rows, ("seed", str(content["seed"]))])]
 
 
@@ -53,25 +56,39 @@ def budgets(content: Content) -> list[Element]:
         ]
         cheapest = "exact" if row["exact"] else "not by enumeration" if row["exact"] is False else ""
         cells[1] = (cells[1][0], ", ".join(part for part in (cells[1][1], cheapest) if part))
+        if row["basis"] == PREDICTED:
+            cells[3] = (PREDICTED, "")
         asked = f"asked: {row['asked']}" if row["asked"] else ""
         heading = (WORDS.get(row["name"], row["name"]), "; ".join(part for part in (row["target"], asked) if part))
         rows.append((heading, cells[0], amount(teacher, unit), *cells[1:], yes_or_no(row["met"])))
     head = ("Budget", "Limit", "Teacher", "Cheapest found", "Predicted", "Measured", "Met")
-    drawn = [meter for row in content["budgets"] if (meter := _meter(row))]
+    several = len(content["targets"] or []) > 1
+    drawn = [meter for row in content["budgets"] if (meter := _meter(row, several=several))]
     spent = any(row["predicted"] is not None or row["measured"] is not None for row in content["budgets"])
     title = "Spent of what was allowed" if spent else "The cheapest network found, and what was allowed"
     found = [meters(drawn, title=title)] if drawn else []
     found.append(table(head, rows, label="Budgets"))
-    for row in content["budgets"]:
-        if row["name"] == "latency" and row["predicted"] and row["measured"]:
-            off = 100 * (row["measured"] / row["predicted"] - 1)
-            found.append(
-                element("p", f"On {row['target']} the measured latency is {off:+.1f} % off the predicted one.")
-            )
+    found += _latencies(content)
     return [*found, element("p", f"All budgets hold at once. {FLOPS_NOTE} 1 kB = 1000 bytes.", class_="note")]
 
 
-def _meter(row: Mapping[str, Any]) -> Meter | None:
+def _latencies(content: Content) -> list[Element]:
+    """How far measured latencies are off the predicted ones, where the others are from, and what to know of them."""
+    found = []
+    origins = {name_of(target): target["origin"] for target in content["targets"] or []}
+    for row in content["budgets"]:
+        if row["name"] == "latency" and row["predicted"] and row["measured"]:
+            off = 100 * (row["measured"] / row["predicted"] - 1)
+            found.append(f"On {row['target']} the measured latency is {off:+.1f} % off the predicted one.")
+        elif row["basis"] == PREDICTED:
+            numbers = f", by numbers that are {origins[row['target']]}" if origins.get(row["target"]) else ""
+            found.append(f"On {row['target']} the latency is {PREDICTED}{numbers}.")
+    return [element("p", words) for words in found] + [
+        element("p", element("strong", "Warning: ", class_="unsure"), words) for words in content["warnings"] or []
+    ]
+
+
+def _meter(row: Mapping[str, Any], *, several: bool) -> Meter | None:
     """A budget on the scale of the teacher; the cheapest network where there is no student yet."""
     teacher, limit = row["teacher"], row["limit"]
     spent = row["predicted"] if row["measured"] is None else row["measured"]
@@ -79,12 +96,15 @@ def _meter(row: Mapping[str, Any]) -> Meter | None:
         return None
     unit = "" if row["name"] in COUNTED else row["unit"]
     name = WORDS.get(row["name"], row["name"])
+    if several and row["name"] == "latency":
+        name = f"latency, {row['target'].partition('/')[0]}"
     if spent is None:
         words = f"cheapest {amount(row['cheapest'], unit)}, limit {amount(limit, unit)}"
         return Meter(name, row["cheapest"] / teacher, words, "quiet", limit / teacher)
     sign = {True: "✓", False: "✗ over", None: ""}[row["met"]]
     predicted = row["predicted"] / teacher if row["predicted"] is not None and row["measured"] is not None else None
-    words = f"{amount(spent, unit)} of {amount(limit, unit)} {sign}".strip()
+    only = " predicted" if row["basis"] == PREDICTED else ""
+    words = f"{amount(spent, unit)}{only} of {amount(limit, unit)} {sign}".strip()
     return Meter(name, spent / teacher, words, "over" if row["met"] is False else "one", limit / teacher, predicted)
 
 
@@ -94,7 +114,8 @@ def cost(content: Content) -> list[Element]:
     teachers = (content["teacher"] or {}).get("cost") or {}
     for index, (target, student) in enumerate(content["cost"].items()):
         student, teacher = student or {}, teachers.get(target) or {}
-        measured = _measured(content) if index == 0 else None
+        timed = timed_on(content, target)
+        measured = timed["p50_ms"] if timed else None
         values = {name: student.get(name) for name in UNITS}
         rows, drawn = [], []
         for name, unit in UNITS.items():
@@ -123,12 +144,6 @@ def cost(content: Content) -> list[Element]:
             found.append(element("p", covered, class_="note"))
     found.append(element("p", f"{FLOPS_NOTE} Fewer MACs need not be faster.", class_="note"))
     return found
-
-
-def _measured(content: Content) -> float | None:
-    """The median latency of the first file that was timed, ms."""
-    timed = next((entry["latency"] for entry in content["artefacts"] or [] if entry["latency"]), None)
-    return timed["p50_ms"] if timed else None
 
 
 def _shade(name: str) -> str:

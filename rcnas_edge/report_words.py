@@ -11,6 +11,8 @@ from rcnas_edge.report_markup import element
 
 FLOPS_NOTE = "1 MAC (multiply-accumulate) = 2 FLOPs."
 UNITS = {"latency": "ms", "macs": "MACs", "flops": "FLOPs", "params": "parameters", "size": "bytes", "memory": "bytes"}
+PREDICTED = "predicted, not measured"
+"""The basis of a budget that nothing could be measured for."""
 COUNTED = ("macs", "flops", "params")
 """Quantities that their own name is the unit of."""
 JOINED = "\N{NO-BREAK SPACE}"
@@ -32,6 +34,25 @@ WORDS = {
     "size": "size of the file",
     "memory": "peak memory",
 }
+
+
+def name_of(target: Mapping[str, Any]) -> str:
+    """What costs and budgets call a target: host/fp32/1."""
+    return f"{target['profile']}/{target['precision']}/{target['threads']}"
+
+
+def timed_on(content: Mapping[str, Any], target: str) -> Mapping[str, Any] | None:
+    """The latency of the first file as measured on a target; None where it is only predicted.
+
+    A report that does not say which targets are the machine of the run has its first file timed on the first one.
+    """
+    told = {name_of(entry): entry for entry in content["targets"] or []}
+    entry = told.get(target, {})
+    if entry.get("here") is not None:
+        return entry["latency"]
+    if target != next(iter(told or content["cost"] or {}), None):
+        return None
+    return next((artefact["latency"] for artefact in content["artefacts"] or [] if artefact["latency"]), None)
 
 
 def amount(value: float | None, unit: str) -> str:

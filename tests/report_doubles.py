@@ -134,7 +134,16 @@ def run_values() -> dict[str, Any]:
             "seed": 0,
         },
         "seed": 0,
-        "targets": [{"profile": "host", "precision": "fp32", "threads": 1}],
+        "targets": [
+            {
+                "profile": "host",
+                "precision": "fp32",
+                "threads": 1,
+                "origin": "measured on this machine",
+                "here": None,
+                "latency": None,
+            }
+        ],
         "budgets": [
             {
                 "target": TARGET,
@@ -148,6 +157,7 @@ def run_values() -> dict[str, Any]:
                 "predicted": 2_437_184,
                 "measured": 2_437_184,
                 "met": True,
+                "basis": "counted",
             },
             {
                 "target": TARGET,
@@ -161,6 +171,7 @@ def run_values() -> dict[str, Any]:
                 "predicted": 0.272,
                 "measured": 0.284,
                 "met": True,
+                "basis": "measured",
             },
         ],
         "architecture": {
@@ -234,6 +245,7 @@ def run_values() -> dict[str, Any]:
             "AutoAttack's FAB was not run (level standard).",
             "Other threat models than linf:0.1/1:10 were not tried.",
         ],
+        "warnings": None,
         "versions": {"rcnas-edge": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "cpu": "an x86-64 CPU, 2 cores"},
         "seconds": {"teacher": 71.0, "profile": 40.2, "search": 61.3, "train": 48.7, "export": 3.0, "verify": 116.0},
     }

@@ -1,0 +1,412 @@
+"""Several devices: what fits all of them, what is measured and what is predicted, and one network for each of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import ATTACK
+from search_doubles import ToySpace
+from test_pipeline import Remembering
+
+from rcnas_edge import cli, here, searching
+from rcnas_edge.console import Silent
+from rcnas_edge.cost import Cost, Limit, feasibility, resolve_all
+from rcnas_edge.errors import BudgetError, InputError
+from rcnas_edge.job import compress, stage
+from rcnas_edge.outcome import advice
+from rcnas_edge.per_device import compress_each, smallest
+from rcnas_edge.pipeline import Pipeline
+from rcnas_edge.prepare import budget_table, check_profile
+from rcnas_edge.profile import Profile, Target, load_profile, machine
+from rcnas_edge.run import Run
+from rcnas_edge.search.judge import TrainedJudge
+from rcnas_edge.setting import TaskSetting, read_task
+from rcnas_edge.space import Architecture
+from rcnas_edge.timing import Timing
+
+PHONE = "pixel-4-cpu-1-large"
+"""A profile that ships: TFLite, fitted to others' measurements of images of 224x224."""
+A, B = Target("board-a"), Target("board-b")
+RATES = """
+schema = 2
+name = "{name}"
+vendor = "nobody"
+runtime = "onnxruntime"
+{limits}
+[rates."fp32/1".conv]
+ms_per_mmac = {macs}
+[rates."fp32/1".other]
+ms_per_mb = {bytes}
+[[provenance]]
+covers = ["rates"{covers}]
+kind = "estimate"
+when = "2025-01-01"
+source = "a test"
+"""
+
+
+def board(name: str, *, macs: float, megabyte: float, limits: str = "") -> str:
+    """A board whose convolutions take `macs` ms per 10^6 MACs, and the rest `megabyte` ms per 10^6 bytes."""
+    covers = ', "limits"' if limits else ""
+    return RATES.format(name=name, macs=macs, bytes=megabyte, limits=limits, covers=covers)
+
+
+@pytest.fixture
+def boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile_cache: Path) -> Path:
+    """Two boards, one slow to compute and one slow to move data, in a cache of their own beside the host's profile."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for path in profile_cache.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "board-a.toml").write_text(board("board-a", macs=1.0, megabyte=0.1))
+    (folder / "board-b.toml").write_text(board("board-b", macs=0.01, megabyte=50.0))
+    monkeypatch.setenv("RCNAS_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def setting(small_teacher: Path) -> TaskSetting:
+    return TaskSetting(
+        subset=100, teacher=str(small_teacher), attack=ATTACK, profile="board-a, board-b", max_latency="80%",
+        evaluations=2, judge_epochs=1, epochs=1, finalists=1, batch_size=16, level="smoke", also="none", device="cpu",
+    )  # fmt: skip
+
+
+def nothing_is_timed(*arguments: Any, **settings: Any) -> Any:
+    raise AssertionError("a device that is not this machine is never timed")
+
+
+# what is asked
+
+
+def test_devices_and_their_limits_come_back_from_a_task_file(tmp_path: Path) -> None:
+    (tmp_path / "task.toml").write_text(
+        'profile = ["host", "board/fp32/3"]\nmax_latency = ["host=2ms", "board=60%"]\nmax_macs = "40%"\n'
+    )
+    asked = TaskSetting.from_dict(read_task(tmp_path / "task.toml"))
+    assert asked.targets == (Target("host"), Target("board", threads=3))
+    assert asked.limits_of("host") == {"latency": "2ms", "macs": "40%"}
+    assert asked.limits_of("board") == {"latency": "60%", "macs": "40%"}
+    (tmp_path / "again.toml").write_text(asked.to_toml())
+    assert TaskSetting.from_dict(read_task(tmp_path / "again.toml")) == asked
+    each = asked.for_each()
+    assert [(name, one.targets, one.max_latency, one.max_macs) for name, one in each.items()] == [
+        ("host", (Target("host"),), "2ms", "40%"),
+        ("board", (Target("board", threads=3),), "60%", "40%"),
+    ]
+    assert all(one.limits_of("a") == {"macs": "40%", "latency": "60%"} for one in TaskSetting().for_each().values())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_latency": "phone=2ms"}, r"a limit is for a device of --profile \(host, board\).*got 'phone=2ms'"),
+        ({"max_latency": ["host=2ms", "host=3ms"]}, "a device has one limit of a kind.*host=LIMIT"),
+        ({"max_latency": ["2ms", "board=3ms"]}, "one without a name holds for every device"),
+        ({"max_latency": ["2ms", "3ms"]}, "a device has one limit of a kind"),
+        ({"profile": ["host", "host/fp32/2"]}, "names a device once, 'host' is there twice"),
+        ({"profile": "host/int8/1"}, "of the precision fp32, got 'int8'"),
+        ({"profile": ["host", 1]}, "--profile is of type str"),
+        ({"profile": "host,"}, "name of a profile"),
+        ({"max_latency": "host=fast"}, "number with a unit.*got 'fast'"),
+    ],
+)
+def test_devices_that_cannot_be_are_one_sentence(values: dict[str, Any], words: str) -> None:
+    values = {"profile": "host, board"} | values
+    with pytest.raises(InputError, match=words):
+        [Limit.parse(*limit) for limit in TaskSetting.from_dict(values).limits_of("host").items()]
+
+
+def test_per_device_needs_a_budget_for_each() -> None:
+    with pytest.raises(InputError, match="b has none: name one, as --max-latency b=60%"):
+        TaskSetting(profile="a, b", max_latency="a=2ms").for_each()
+
+
+def test_flags_are_repeated_on_the_command_line(boards: Path, small_teacher: Path, tmp_path: Path) -> None:
+    flags = [
+        "--profile",
+        "board-a",
+        "--profile",
+        "board-b",
+        "--max-latency",
+        "board-a=90%",
+        "--max-latency",
+        "board-b=1us",
+    ]
+    common = ["--teacher", str(small_teacher), "--subset", "100", "--out", str(tmp_path / "a"), "--dry-run"]
+    result = CliRunner().invoke(cli.cli, ["compress", *flags, *common])
+    assert isinstance(result.exception, BudgetError)
+    assert "latency on board-b/fp32/1" in str(result.exception)
+    table = [line.split() for line in result.output.splitlines() if line.startswith("  latency on")]
+    assert [(line[2], line[3], line[-1]) for line in table] == [
+        ("board-a/fp32/1", "90%", "yes"), ("board-b/fp32/1", "1us", "NO"),
+    ]  # fmt: skip
+    assert not (tmp_path / "a").exists()
+
+
+# budgets
+
+
+def test_what_is_the_same_everywhere_has_one_budget_the_tightest() -> None:
+    teacher = Cost(macs=1000, params=200, size=800, memory=4000, latency=2.0)
+    references = {A: teacher, B: replace(teacher, latency=10.0)}
+    limits = {
+        A: (Limit.parse("macs", "50%"), Limit.parse("latency", "50%")),
+        B: (Limit.parse("macs", "40%"), Limit.parse("latency", "4ms")),
+    }
+    macs, first, memory, second = resolve_all(limits, references, {A: {"memory": 9e6}, B: {"memory": 3e6}})
+    assert (macs.target, macs.limit) == (B, 400.0)
+    assert (first.target, first.limit, first.teacher) == (A, 1.0, 2.0)
+    assert (second.target, second.limit, second.teacher) == (B, 4.0, 10.0)
+    assert (memory.target, memory.limit, memory.imposed) == (B, 3e6, True)
+    assert macs.called(several=True) == "macs"
+    assert [one.called(several=True) for one in (second, memory)] == [
+        "latency on board-b/fp32/1",
+        "memory on board-b/fp32/1",
+    ]
+    assert second.called(several=False) == "latency"
+
+
+def test_one_network_must_fit_both_devices_and_each_may_be_the_one_that_is_missed() -> None:
+    """Feasibility of opposed devices against brute force."""
+    space = ToySpace()
+
+    def cost(architecture: Architecture, target: Target | None = None) -> Cost:
+        _, depth1, width1, _, depth2, width2 = space.deployed(architecture)
+        ms = depth1 + width1 + 2 - width2 if target == A else depth2 + width2 + 2 - width1
+        return Cost(macs=1, params=1, size=1, memory=1, latency=ms)
+
+    every = [Architecture(each) for each in itertools.product(*(range(len(gene.options)) for gene in space.genes))]
+    teacher = {target: cost(every[0], target) for target in (A, B)}
+    for limits in ((1.9, 2.4), (1.0, 2.4), (2.4, 1.0), (1.5, 1.5)):
+        asked = {target: (Limit("latency", limit),) for target, limit in zip((A, B), limits, strict=True)}
+        budgets = resolve_all(asked, teacher, {A: {}, B: {}})
+        rows, _best = feasibility(space, budgets, cost)
+        both = [[cost(one, target).latency for target in (A, B)] for one in every]
+        possible = any(first <= limits[0] and second <= limits[1] for first, second in both)
+        assert all(row.satisfiable for row in rows) == possible
+        assert [row.cheapest for row in rows] == pytest.approx([min(column) for column in zip(*both, strict=True)])
+        worst = min(max(first / limits[0], second / limits[1]) for first, second in both)
+        assert max(row.closest / row.budget.limit for row in rows) == pytest.approx(worst)
+
+
+def test_limits_of_a_device_become_budgets_and_the_advice_does_not_raise_them(
+    boards: Path, setting: TaskSetting, tmp_path: Path
+) -> None:
+    (boards / "board-b.toml").write_text(board("board-b", macs=1.0, megabyte=1.0, limits="memory_mb = 0.001\n"))
+    pipeline = Pipeline(setting, Run(tmp_path / "a"), Silent())
+    memory = next(row for row in budget_table(pipeline.opened.bench) if row.budget.quantity == "memory")
+    assert (memory.budget.limit, memory.budget.imposed, memory.satisfiable) == (1000.0, True, False)
+    (sentence,) = (line for line in advice(pipeline, BudgetError("memory")) if "--max-memory" in line)
+    assert sentence.startswith("Override the 1 kB of the device board-b with --max-memory")
+    own = Pipeline(replace(setting, max_memory="90%"), Run(tmp_path / "b"), Silent())
+    assert all(not budget.imposed for budget in own.opened.bench.budgets)
+
+
+# what is measured, and what is predicted
+
+
+def test_this_machine_is_where_a_profile_was_measured() -> None:
+    entry = {"covers": ["table"], "kind": "measured", **machine()}
+    measured = Profile("lab", "v", "onnxruntime", provenance=(entry,))
+    assert here.is_here(measured)
+    assert here.is_here(load_profile("host"))
+    for other in ({"cpu": "another"}, {"runtime": "onnxruntime 0.1"}, {"kind": "estimate"}, {"covers": ["rates"]}):
+        assert not here.is_here(replace(measured, provenance=(entry | other,))), other
+    assert not here.is_here(replace(measured, runtime="onnxruntime-cuda"))
+    assert not here.is_here(load_profile(PHONE))
+
+
+def test_a_run_on_two_boards_is_judged_by_prediction_and_says_so(
+    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "time_model", nothing_is_timed)
+    console = Remembering()
+    folder = tmp_path / "a"
+    done = compress(setting, folder, console)
+    report = json.loads((folder / "report.json").read_text())
+    assert done.met
+    assert [entry["profile"] for entry in report["targets"]] == ["board-a", "board-b"]
+    assert all(entry["here"] is False and entry["latency"] is None for entry in report["targets"])
+    assert all(entry["origin"].startswith("ESTIMATE") for entry in report["targets"])
+    assert list(report["cost"]) == list(report["teacher"]["cost"]) == ["board-a/fp32/1", "board-b/fp32/1"]
+    pipeline = Pipeline(setting, Run(folder), Silent())
+    layers = pipeline.opened.task.space.layers(pipeline.searching.architecture)
+    rows = report["budgets"]
+    assert [(row["target"], row["name"], row["asked"]) for row in rows] == [
+        ("board-a/fp32/1", "latency", "80%"), ("board-b/fp32/1", "latency", "80%"),
+    ]  # fmt: skip
+    for row, target in zip(rows, (A, B), strict=True):
+        profile = load_profile(target.profile)
+        assert row["predicted"] == pytest.approx(profile.latency(layers, target)[0])
+        assert row["teacher"] == pytest.approx(profile.latency(pipeline.opened.task.teacher.layers, target)[0])
+        assert row["predicted"] <= row["limit"] == pytest.approx(0.8 * row["teacher"])
+        assert (row["measured"], row["met"], row["basis"]) == (None, True, "predicted, not measured")
+    assert report["artefacts"][0]["latency"] is None
+    told = [line for line in report["not_checked"] if "was predicted, not measured" in line]
+    assert [target in line for target, line in zip(("board-a", "board-b"), told, strict=True)] == [True, True]
+    assert all("python3 measure.py --model model.onnx" in line and "ESTIMATE" in line for line in told)
+    assert set(told) <= set(console.said)
+    assert [line[:5] for line in report["warnings"]] == ["0.0 %", "0.0 %"]
+    assert set(report["warnings"]) <= set(console.said)
+    for candidate in report["search"]["candidates"]:
+        assert {"latency", "latency on board-b/fp32/1"} <= set(candidate["cost"])
+        assert candidate["feasible"]
+    html = (folder / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    for words in (
+        "predicted, not measured",
+        "Robust accuracy over latency on board-b",
+        "latency, board-a",
+        "Warning: ",
+    ):
+        assert words in html, words
+    assert "Latency, measured" not in html
+    before = (folder / "search.json").read_bytes()
+    assert compress(setting, folder, Silent()).exit_code == done.exit_code
+    assert (folder / "search.json").read_bytes() == before
+    with pytest.raises(InputError, match="holds one task"):
+        compress(replace(setting, profile="board-a"), folder, Silent())
+
+
+def test_a_phone_that_ships_warns_of_images_outside_its_domain(
+    setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "time_model", nothing_is_timed)
+    console = Remembering()
+    stage(replace(setting, profile=PHONE), tmp_path / "a", console, lambda pipeline: pipeline.export())
+    said = "\n".join(console.said)
+    assert "third party measurements, fitted (MAPE" in said
+    (warning,) = (line for line in console.said if line.startswith("0.0 % of the latency predicted"))
+    assert "asked for images of 8x8, its numbers are for 224x224" in warning
+
+
+def test_the_host_is_still_measured_beside_a_board_that_is_not(
+    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher, a finalist and the file are timed for the host; the file misses there, and that is exit code 3."""
+    true, timed = here.time_model, []
+
+    def slow_at_last(model: Path, **settings: Any) -> Timing:
+        timed.append(Path(model).name)
+        timing = true(model, **settings)
+        return replace(timing, p50_ms=9.0) if Path(model).parent.name == "artefacts" else timing
+
+    monkeypatch.setattr(here, "time_model", slow_at_last)
+    asked = replace(setting, profile="board-a, host", max_latency="board-a=90%, host=5ms")
+    done = compress(asked, tmp_path / "a", Silent())
+    report = done.report
+    assert [timed[0], timed[-1], len(timed)] == ["teacher.onnx", "model.onnx", 3]
+    board_row, host_row = report["budgets"]
+    assert (board_row["basis"], board_row["measured"], board_row["met"]) == ("predicted, not measured", None, True)
+    assert (host_row["basis"], host_row["measured"], host_row["met"]) == ("measured", 9.0, False)
+    assert (done.met, done.exit_code) == (False, 3)
+    assert [entry["here"] for entry in report["targets"]] == [False, True]
+    assert report["targets"][1]["latency"] == report["artefacts"][0]["latency"]
+    assert {"p50_ms", "p95_ms", "stable"} <= set(report["targets"][1]["latency"])
+    assert len([line for line in report["not_checked"] if "was predicted" in line]) == 1
+
+
+def test_a_classifier_without_rows_has_no_percent_on_a_board(
+    boards: Path, setting: TaskSetting, tmp_path: Path
+) -> None:
+    import torch
+    from test_pipeline import Own
+
+    torch.save(Own().state_dict(), tmp_path / "own.pt")
+    own = replace(setting, teacher="tests.test_pipeline:Own", weights=str(tmp_path / "own.pt"), base="wrn-10-1")
+    with pytest.raises(InputError, match=r"on board-a/fp32/1 the teacher's is neither .* give an absolute limit"):
+        _ = Pipeline(own, Run(tmp_path / "a"), Silent()).opened.bench.budgets
+    absolute = Pipeline(replace(own, max_latency="20ms", max_macs="50%"), Run(tmp_path / "b"), Silent())
+    budgets = absolute.opened.bench.budgets
+    assert [(one.quantity, one.teacher is None) for one in budgets] == [
+        ("latency", True),
+        ("macs", False),
+        ("latency", True),
+    ]
+    assert len(absolute.opened.bench.task_vector) == 14
+
+
+def test_a_profile_without_the_threads_asked_for_says_which_it_has(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"take --profile pixel-4-cpu-3-medium/fp32/3, or --profile host"):
+        check_profile(Target("pixel-4-cpu-3-medium"), Run(tmp_path))
+    assert check_profile(Target("pixel-4-cpu-3-medium", threads=3), Run(tmp_path)).name == "pixel-4-cpu-3-medium"
+
+
+# one network for each
+
+
+def test_one_network_for_each_device_from_shared_scores(
+    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the second device's search it resumes; no network is trained twice, no finished run done again."""
+    trained: list[str] = []
+    train = TrainedJudge.__call__
+
+    def judge(self: TrainedJudge, architecture: Architecture) -> Any:
+        known = len(self._scores)
+        score = train(self, architecture)
+        if len(self._scores) > known:
+            trained.append(json.dumps(self.task.space.describe(architecture), sort_keys=True))
+            if len(trained) == stop_at:
+                raise KeyboardInterrupt
+        return score
+
+    monkeypatch.setattr(TrainedJudge, "__call__", judge)
+    asked = replace(setting, max_latency="board-a=90%, board-b=70%", strategy="random")
+    alone = asked.for_each()["board-b"]
+    console, out, stop_at = Remembering(), tmp_path / "out", 10**6
+
+    def interrupted(self: searching.Searching) -> Any:
+        if self.setting.profile == "board-b":
+            raise KeyboardInterrupt
+        return search(self)
+
+    search = searching.Searching.search
+    monkeypatch.setattr(searching.Searching, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress_each(asked, out, lambda folder: console)
+    monkeypatch.setattr(searching.Searching, "search", search)
+    first = {path: path.stat().st_mtime_ns for path in (out / "board-a").rglob("*.onnx")}
+    code = compress_each(asked, out, lambda folder: console)
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    reports = {name: json.loads((out / name / "report.json").read_text()) for name in ("board-a", "board-b")}
+    for name, report in reports.items():
+        assert [row["target"] for row in report["budgets"]] == [f"{name}/fp32/1"]
+        assert report["artefacts"][0]["verdict"]["decision"]
+    assert Run(out / "board-b").setting() == alone
+    scored = [json.loads(line)["network"] for path in (out / "scores").iterdir() for line in path.open()]
+    assert len(scored) == len(set(scored)) == len(trained) == len(set(trained))
+    assert not list(out.glob("board-*/scores"))
+    assert (out / "teacher" / "accuracy.json").is_file()
+    assert not list(out.glob("board-*/teacher/accuracy.json"))
+    table = console.said[console.said.index("one network for each device") + 1 :]
+    assert [line.split(" | ")[0] for line in table] == ["board-a", "board-b"]
+    assert next(line.split(" | ")[-2] for line in table) in ("0", "4", "5")
+    assert code == smallest(int(line.split(" | ")[-2]) for line in table)
+
+
+def test_a_device_whose_budget_cannot_be_met_does_not_stop_the_others(
+    boards: Path, setting: TaskSetting, tmp_path: Path
+) -> None:
+    console = Remembering()
+    asked = replace(setting, profile="board-a, board-b", max_latency="board-a=1us, board-b=90%")
+    assert compress_each(asked, tmp_path / "out", lambda folder: console) == 3
+    assert json.loads((tmp_path / "out" / "board-a" / "report.json").read_text())["failed"]
+    assert json.loads((tmp_path / "out" / "board-b" / "report.json").read_text())["failed"] is None
+    assert any(line.startswith("board-a | did not finish") for line in console.said)
+    with pytest.raises(InputError, match="no profile is called 'board-c'"):
+        compress_each(replace(asked, profile="board-a, board-c", max_latency="90%"), tmp_path / "c", lambda _: console)
+    assert not (tmp_path / "c" / "board-a" / "search.json").exists()
+
+
+@pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((0, 5, 4), 4), ((5, 3), 3), ((6, 0), 6), ((6, 5), 5)])
+def test_the_exit_code_of_several_is_the_smallest_of_those_that_are_not_0(
+    codes: tuple[int, ...], expected: int
+) -> None:
+    assert smallest(codes) == expected
