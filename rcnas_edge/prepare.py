@@ -16,12 +16,12 @@ import torch
 
 from rcnas_edge.console import Advance, Console
 from rcnas_edge.cost import Cost, Feasibility, costs_of, feasibility
+from rcnas_edge.covering import spaces
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter, facts
 from rcnas_edge.here import ENOUGH, is_here, time_on
 from rcnas_edge.measure import Timing, measure_profile
-from rcnas_edge.nets import families, family
 from rcnas_edge.profile import Profile, Target, cache_path, load_profile, read_profile, save_profile
 from rcnas_edge.run import Run
 from rcnas_edge.space import Architecture, Layer, Space
@@ -35,8 +35,6 @@ TIMING_SECONDS, FINAL_TIMING_SECONDS = 3.0, 10.0
 """How long the teacher and a finalist are timed, and the artefact that ships."""
 SAMPLED_NETWORKS = 250
 """Random networks of the space whose kernels a quick table is made to cover."""
-ALL_FAMILIES = "all"
-"""In the place of a family's name: every one that is registered."""
 
 
 def open_bench(task: Task, run: Run, console: Console) -> Bench:
@@ -225,17 +223,7 @@ def measure_for(
 
     `kind` is a family, `base` one of its networks, its default one if None; the family `all` stands for each of them.
     """
-    sizes = image.split("x")
-    if len(sizes) != 3 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise InputError(f"--image is channels x height x width, as 3x32x32, got {image!r}")
-    channels, height, width = map(int, sizes)
-    if kind == ALL_FAMILIES and base is not None:
-        raise InputError(f"--base is a network of one family, got {base!r} with --family {ALL_FAMILIES}: leave it out")
-    mean, std, shape = (0.5,) * channels, (0.25,) * channels, (channels, height, width)
-    networks: list[tuple[Layer, ...]] = []
-    for each in families() if kind == ALL_FAMILIES else (family(kind),):
-        largest = each.network(base or each.default_network, image=shape, classes=classes, mean=mean, std=std)
-        networks += sampled_layers(each.space(largest), 0)
+    networks = [layers for space in spaces(kind, base, image, classes).values() for layers in sampled_layers(space, 0)]
     known = load_profile(name)
     if not known.on_first_use:
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -25,13 +25,51 @@ IR_VERSION = 10
 _SIMPLE = {"relu": "Relu", "sigmoid": "Sigmoid"}
 
 
-def graph_of(layers: Sequence[Layer], *, seed: int = 0, batch: int = 1) -> onnx.ModelProto:
+class Draws(Protocol):
+    """What weights are drawn from: a generator of numpy, or a `Pattern`."""
+
+    def normal(self, loc: float, scale: float, size: int | tuple[int, ...]) -> np.ndarray:
+        """Normally distributed values."""
+
+    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
+        """Values between two bounds."""
+
+
+class Pattern:
+    """Draws few values over and over, so that a zip holds a large tensor in few bytes.
+
+    The values are ordinary floats, which take the time of others; every tensor begins elsewhere among them, so that a
+    runtime which merges equal constants finds none.
+    """
+
+    LENGTH = 61
+    """A prime: no row of weights is as long as the pattern."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.values = {"normal": generator.normal(0, 1, self.LENGTH), "uniform": generator.uniform(0, 1, self.LENGTH)}
+        self.drawn = 0
+
+    def normal(self, loc: float, scale: float, size: int | tuple[int, ...]) -> np.ndarray:
+        """As if normally distributed."""
+        return loc + scale * self._next("normal", size)
+
+    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
+        """As if drawn between two bounds."""
+        return low + (high - low) * self._next("uniform", size)
+
+    def _next(self, kind: str, size: int | tuple[int, ...]) -> np.ndarray:
+        self.drawn += 1
+        return np.resize(np.roll(self.values[kind], self.drawn), size)
+
+
+def graph_of(layers: Sequence[Layer], *, seed: int = 0, batch: int = 1, draws: Draws | None = None) -> onnx.ModelProto:
     """The network of these rows with random weights (He 2015), input "images" (batch, C, H, W), output "logits".
 
-    Weights are drawn from `seed`: latency does not depend on them, but zeros and denormals would lie.
+    Weights are of `draws`, or drawn from `seed`: latency does not depend on them, but zeros and denormals would lie.
     """
     check_rows(layers)
-    return _Writer(layers, np.random.default_rng(seed), batch).model()
+    return _Writer(layers, draws or np.random.default_rng(seed), batch).model()
 
 
 def check_rows(layers: Sequence[Layer]) -> None:
@@ -53,7 +91,7 @@ def check_rows(layers: Sequence[Layer]) -> None:
 class _Writer:
     """Writes the nodes of one network; `flat` holds the names of the tensors of rank 2."""
 
-    def __init__(self, layers: Sequence[Layer], generator: np.random.Generator, batch: int) -> None:
+    def __init__(self, layers: Sequence[Layer], generator: Draws, batch: int) -> None:
         self.layers, self.generator, self.batch = layers, generator, batch
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}

@@ -103,10 +103,13 @@ ROOMS = {
         also=(
             "beside",
             "console",
+            "covering",
             "fitting",
             "flags",
             "here",
             "job",
+            "kit",
+            "kit_results",
             "opened",
             "outcome",
             "per_device",
