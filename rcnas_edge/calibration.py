@@ -7,7 +7,7 @@ rest from memory at every call, which takes a time per megabyte; where that begi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,14 +79,20 @@ def _error(calibration: Calibration, pairs: Sequence[Pair]) -> float:
     return sum(error**2 for error in _errors(calibration, pairs))
 
 
-def checked(held: Sequence[Pair], calibration: Calibration) -> dict[str, Any]:
-    """How the predictions of networks that were not used for the fit compare with their measured latency."""
-    if not held:
-        return {"checked": 0}
+def agreement(held: Sequence[Pair], calibration: Calibration) -> dict[str, float]:
+    """What whole networks that were not used for the fit say of the predictions; the numbers of a `[validation]`."""
     errors = _errors(calibration, held)
-    return {
-        "checked": len(held),
-        "within_5_percent": sum(error <= 0.05 for error in errors) / len(held),
-        "within_10_percent": sum(error <= 0.10 for error in errors) / len(held),
-        "worst_error": round(max(errors), 4),
-    }
+    predicted = [calibration.predict(pair[0], _megabytes(pair)) for pair in held]
+    numbers: dict[str, float] = {"n": len(held)}
+    for percent in (2, 5, 10):
+        numbers[f"within_{percent}"] = sum(error <= percent / 100 for error in errors) / len(held)
+    numbers |= {"mape": sum(errors) / len(held), "worst": max(errors)}
+    if len(held) > 2:
+        numbers["spearman"] = _rank_correlation(predicted, [float(pair[1]) for pair in held])
+    return {name: value if name == "n" else round(value, 5) for name, value in numbers.items()}
+
+
+def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's, of values of which hardly two are equal."""
+    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -20,8 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rcnas_edge.board import STEADY, block_of
-from rcnas_edge.calibration import Pair, checked, fit
+from rcnas_edge.calibration import Pair, agreement, fit
 from rcnas_edge.device import megabytes_of_weights
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
@@ -55,6 +57,9 @@ def measure_profile(
     *,
     threads: int = 1,
     budget_seconds: float = 45.0,
+    passes: int = 1,
+    calibration: int | None = None,
+    check: int | None = None,
     base: Profile | None = None,
     progress: Progress | None = None,
     path: Path | None = None,
@@ -63,10 +68,15 @@ def measure_profile(
 
     The result is also the file `path` (of this machine's cache by default), from which a killed call resumes; rows in
     it and in `base` are kept and not measured again. After `budget_seconds` what is missing stays an estimate, and
-    every prediction says which share of it is measured.
+    every prediction says which share of it is measured. While there is time, the new rows are timed in up to `passes`
+    passes and their medians kept. `calibration` whole networks then fix the overhead of a call and a scale, and `check`
+    others say how good the predictions are (`CALIBRATION` and `CHECK` by default).
     """
-    if budget_seconds <= 0 or threads < 1:
-        raise InputError(f"a measurement takes seconds > 0 and threads >= 1, got {budget_seconds} and {threads}")
+    if budget_seconds <= 0 or threads < 1 or passes < 1:
+        raise InputError(
+            f"a measurement takes seconds > 0, threads >= 1 and passes >= 1, got {budget_seconds}, {threads} and "
+            f"{passes}"
+        )
     networks = list(layer_lists)
     for layers in networks:
         check_rows(layers)
@@ -79,8 +89,9 @@ def measure_profile(
     former = [entry["reference_ms"] for entry in known.provenance if entry.get("setting") == setting]
     timer = Stopwatch(threads, pace=former[0] if former else None)
     measurement = Measurement(known, path, threads, timer, progress or (lambda label, share: None))
-    measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds)
-    measurement.whole_networks(networks, timer.network, started + budget_seconds)
+    measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds, passes)
+    counts = (CALIBRATION if calibration is None else calibration, CHECK if check is None else check)
+    measurement.whole_networks(networks, timer.network, started + budget_seconds, counts)
     return measurement.profile
 
 
@@ -142,7 +153,7 @@ class Measurement:
     progress: Progress
     facts: Callable[[], Mapping[str, Any]] = facts_here
     saved: float = field(default_factory=time.monotonic)
-    new: list[Row] = field(default_factory=list)
+    samples: dict[Kernel, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.setting = Target(self.profile.name, "fp32", self.threads).setting
@@ -154,33 +165,49 @@ class Measurement:
 
     # Rows
 
-    def rows(self, networks: Sequence[Network], deadline: float) -> None:
+    @property
+    def new(self) -> list[Row]:
+        """The rows measured so far, each the median of its samples."""
+        return [
+            Row("fp32", self.threads, Key(*kernel[:7]), kernel[7], kernel[8], float(f"{np.median(found):.5g}"))
+            for kernel, found in self.samples.items()
+        ]
+
+    def rows(self, networks: Sequence[Network], deadline: float, passes: int = 1) -> None:
         """Measure every kernel that is missing: helpers before what needs them, then the most costly first."""
         runtime = self.profile.runtime
         counts = Counter(kernel for layers in networks for kernel, _ in kernels(layers, runtime))
-        self.time_kernels(ordered(plan(counts, self.surfaces, runtime), counts, runtime), deadline)
+        self.time_kernels(ordered(plan(counts, self.surfaces, runtime), counts, runtime), deadline, passes)
 
-    def time_kernels(self, todo: Sequence[Kernel], deadline: float) -> None:
-        """Measure these kernels in this order."""
+    def time_kernels(self, todo: Sequence[Kernel], deadline: float, passes: int = 1) -> None:
+        """Measure these kernels in this order, again in further passes while there is time."""
         try:
-            for place, kernel in enumerate(todo):
-                if time.monotonic() > deadline:
-                    log.warning(
-                        "the time for measuring is spent, %d of %d kernels stay estimates", len(todo) - place, len(todo)
-                    )
-                    break
-                self.progress(f"kernel {kernel[0]}", place / len(todo))
-                ms = self._measure(kernel)
-                if ms is None:
-                    continue
-                row = Row("fp32", self.threads, Key(*kernel[:7]), kernel[7], kernel[8], float(f"{ms:.5g}"))
-                self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
-                self.new.append(row)
-                if time.monotonic() - self.saved > SAVE_SECONDS:
-                    self.save(complete=False)
+            for turn in range(passes):
+                for place, kernel in enumerate(todo):
+                    if time.monotonic() > deadline:
+                        if turn == 0:
+                            log.warning(
+                                "the time for measuring is spent, %d of %d kernels stay estimates",
+                                len(todo) - place,
+                                len(todo),
+                            )
+                        return
+                    self.progress(f"kernel {kernel[0]}", (turn + place / len(todo)) / passes)
+                    self._sample(kernel)
         finally:  # also when the user interrupts
-            if self.new:
+            if self.samples:
                 self.save(complete=False)
+
+    def _sample(self, kernel: Kernel) -> None:
+        """Time a kernel once more; its row is the median so far."""
+        ms = self._measure(kernel)
+        if ms is None:
+            return
+        found = self.samples.setdefault(kernel, [])
+        found.append(ms)
+        self.surfaces.setdefault(Key(*kernel[:7]), {})[kernel[7], kernel[8]] = float(np.median(found))
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.save(complete=False)
 
     def _measure(self, kernel: Kernel) -> float | None:
         """ms of one kernel, or None where no specimen isolates it or noise hides it, which is logged."""
@@ -208,9 +235,13 @@ class Measurement:
     # Whole networks
 
     def whole_networks(
-        self, networks: Sequence[Network], time_network: Callable[[Network], float], deadline: float
+        self,
+        networks: Sequence[Network],
+        time_network: Callable[[Network], float],
+        deadline: float,
+        counts: tuple[int, int],
     ) -> None:
-        """Fit overhead and scale on some networks of this image size, and check the predictions on others."""
+        """Fit overhead and scale on the first of `counts` networks of an image size, check them on the second."""
         by_size: dict[str, list[Network]] = {}
         for layers in networks:
             by_size.setdefault(image_size(layers), []).append(layers)
@@ -218,10 +249,11 @@ class Measurement:
         done = {entry.get("image") for entry in entries if entry.get("complete", True)}
         interrupted = any(not entry.get("complete", True) for entry in entries)
         for size, alike in by_size.items():
-            if size in done and not self.new and not interrupted:
+            if size in done and not self.samples and not interrupted:
                 continue
-            chosen = random.Random(0).sample(alike, min(len(alike), CALIBRATION + CHECK))
+            chosen = random.Random(0).sample(alike, min(len(alike), sum(counts)))
             pairs: list[Pair] = []
+            started = time.monotonic()
             table = Table(self.surfaces)
             for place, layers in enumerate(chosen):
                 if time.monotonic() > deadline and len(pairs) >= 3:
@@ -229,15 +261,24 @@ class Measurement:
                 self.progress("whole networks", place / len(chosen))
                 summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
                 pairs.append((summed, time_network(layers), megabytes_of_weights(layers)))
-            fitted, held = _parted(pairs)
-            self.save(complete=True, size=size, fitted=fitted, held=held)
+            fitted, held = _parted(pairs, counts)
+            self.save(complete=True, size=size, fitted=fitted, held=held, seconds=time.monotonic() - started)
 
     # Files
 
-    def save(self, *, complete: bool, size: str = "", fitted: Sequence[Pair] = (), held: Sequence[Pair] = ()) -> None:
+    def save(
+        self,
+        *,
+        complete: bool,
+        size: str = "",
+        fitted: Sequence[Pair] = (),
+        held: Sequence[Pair] = (),
+        seconds: float = 0.0,
+    ) -> None:
         """Write the profile with the rows so far and what is known of how they were measured.
 
-        Of whole networks of one image size, `fitted` fix the calibration and `held` check the predictions.
+        Of whole networks of one image size, timed in so many `seconds`, `fitted` fix the calibration and `held` check
+        the predictions.
         """
         spread = self.timer.spread
         entry: dict[str, Any] = {
@@ -248,14 +289,15 @@ class Measurement:
             "image": size,
             **self.facts(),
             "threads": self.threads,
-            "rows": self.begun + len(self.new),
+            "rows": self.begun + len(self.samples),
+            "passes": max(map(len, self.samples.values()), default=0),
             "reference_ms": self.timer.pace,
             "reference_spread": round(spread, 4),
             "stable": spread <= STEADY,
             "calibration": [list(pair) for pair in fitted],
         }
         overhead, scale = dict(self.profile.overhead_ms), dict(self.profile.scale)
-        streaming = dict(self.profile.streaming)
+        streaming, validation = dict(self.profile.streaming), dict(self.profile.validation)
         if fitted:
             entries = [*self._entries(), entry]
             alike = [other for other in entries if other.get("image") == size]
@@ -265,7 +307,8 @@ class Measurement:
                 streaming.pop(key, None)
                 if found.ms_per_mb:
                     streaming[key] = (found.cache_mb, found.ms_per_mb)
-            entry |= checked(held, found)
+            if held:
+                validation[f"{self.setting}/{size}"] = {**agreement(held, found), "seconds": round(seconds, 1)}
         kept = [  # what a killed call began is this measurement's now
             other
             for other in self.profile.provenance
@@ -278,6 +321,7 @@ class Measurement:
             scale=scale,
             overhead_ms=overhead,
             streaming=streaming,
+            validation=validation,
             provenance=(*kept, entry),
         )
         save_profile(self.profile, self.path.parent, stem=self.path.stem)
@@ -288,8 +332,8 @@ class Measurement:
         return [entry for entry in self.profile.provenance if entry.get("setting") == self.setting]
 
 
-def _parted(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+def _parted(pairs: Sequence[Pair], counts: tuple[int, int]) -> tuple[list[Pair], list[Pair]]:
     """Networks for the fit and for the check: all that were planned, or of fewer every third for the check."""
-    if len(pairs) == CALIBRATION + CHECK:
-        return list(pairs[:CALIBRATION]), list(pairs[CALIBRATION:])
+    if len(pairs) == sum(counts):
+        return list(pairs[: counts[0]]), list(pairs[counts[0] :])
     return [pair for place, pair in enumerate(pairs) if place % 3 != 2], list(pairs[2::3])

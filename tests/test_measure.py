@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from rcnas_edge import measure
+from rcnas_edge.calibration import Calibration, agreement
 from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import kernels
 from rcnas_edge.measure import graph_of, measure_profile, runtime_here, time_model
@@ -23,7 +24,7 @@ from rcnas_edge.planning import WEIGHT_BYTES, copies_of, ordered, plan, timed_pa
 from rcnas_edge.profile import Profile, Target, read_profile
 from rcnas_edge.space import IMAGE, KINDS, Layer
 from rcnas_edge.specimen import difference, specimen
-from rcnas_edge.table import interpolate, weights
+from rcnas_edge.table import interpolate, weights, work
 from rcnas_edge.timing import open_session
 
 
@@ -261,7 +262,10 @@ def test_a_profile_is_measured_kept_and_not_measured_again(tmp_path: Path) -> No
     assert entry["rows"] == len(profile.rows)
     assert (entry["complete"], entry["image"], entry["setting"]) == (True, "8x8", "fp32/1")
     assert entry["runtime"].startswith("onnxruntime")
-    assert {"cpu", "when", "stable", "reference_spread", "within_10_percent"} <= set(entry)
+    assert {"cpu", "when", "stable", "reference_spread"} <= set(entry)
+    agreed = profile.validation["fp32/1/8x8"]
+    assert agreed["n"] + len(entry["calibration"]) == len(TINY)
+    assert {"within_2", "within_5", "within_10", "mape", "worst", "seconds"} <= set(agreed)
     assert all(0 <= share <= 1 for _, share in seen)
     latencies = [profile.latency(layers, Target()) for layers in TINY]
     # noise may hide the smallest kernel, which then honestly counts as not measured
@@ -272,9 +276,62 @@ def test_a_profile_is_measured_kept_and_not_measured_again(tmp_path: Path) -> No
     larger = [rows(network((1, 1, 1), (8, 8, 8), (False, False, False), size=16))]
     both = measure_profile("host", larger, path=path, budget_seconds=60)
     assert set(profile.rows) < set(both.rows)
-    assert both.latency(TINY[0], Target()) == latencies[0]  # another resolution has its own calibration
+    # another resolution has its own calibration; only what noise had hidden is estimated from more rows now
+    assert both.latency(TINY[0], Target())[0] == pytest.approx(latencies[0][0], rel=0.01)
+    assert both.scale["fp32/1/8x8"] == profile.scale["fp32/1/8x8"]
     assert both.latency(larger[0], Target())[1] > 0.95
     assert [entry["image"] for entry in both.provenance] == ["8x8", "16x16"]
+
+
+class Known:
+    """A timer that knows what every kernel takes; `wrong` is what the first timing of a kernel is multiplied by."""
+
+    def __init__(self, runtime: str, wrong: float = 1.0) -> None:
+        self.runtime, self.wrong = runtime, wrong
+        self.pace, self.spread, self.timed = 1.0, 0.0, Counter()
+
+    @staticmethod
+    def ms(kernel) -> float:
+        return 1e-3 * (1 + work(kernel)[1] / 1e5 + work(kernel)[2] / 1e6)
+
+    def difference(self, kernel, copies: int) -> float:
+        self.timed[kernel] += 1
+        more = difference(kernel, 1, copies, self.runtime)
+        share = self.wrong if self.timed[kernel] == 1 else 1.0
+        return share * sum(count * self.ms(found) for found, count in more.items())
+
+
+def test_the_median_of_the_passes_is_kept(tmp_path: Path) -> None:
+    """One of three timings of each kernel is half too large; the table holds the true time of each all the same."""
+    runtime = runtime_here()
+    timer = Known(runtime, wrong=1.5)
+    empty = Profile("host", "known", runtime)
+    measurement = measure.Measurement(empty, tmp_path / "host.toml", 1, timer, lambda label, share: None)
+    measurement.rows(TINY, math.inf, 3)
+    assert set(timer.timed.values()) == {3}
+    profile = read_profile(tmp_path / "host.toml")
+    parts = {row.kernel: row.ms for row in profile.rows}
+    assert len(parts) > 10
+    wrong = {kernel for kernel, ms in parts.items() if abs(ms / Known.ms(kernel) - 1) > 1e-3}
+    # a helper that was too large in the first pass makes what needs it too small in that pass only
+    assert not wrong
+
+
+def test_the_agreement_of_predictions_is_counted_by_hand() -> None:
+    """Four networks, predicted 1 %, 4 %, 8 % and 20 % too high; then two of them in the wrong order."""
+    pairs = [(1.01, 1.0, 0.0), (2.08, 2.0, 0.0), (4.32, 4.0, 0.0), (4.2, 3.5, 0.0)]
+    numbers = agreement(pairs, Calibration(0.0, 1.0))
+    assert numbers == {
+        "n": 4,
+        "within_2": 0.25,
+        "within_5": 0.5,
+        "within_10": 0.75,
+        "mape": pytest.approx((0.01 + 0.04 + 0.08 + 0.2) / 4),
+        "worst": pytest.approx(0.2),
+        "spearman": pytest.approx(1.0),
+    }
+    crossed = [*pairs[:3], (4.4, 3.5, 0.0)]
+    assert agreement(crossed, Calibration(0.0, 1.0))["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15))
 
 
 def test_an_interrupted_measurement_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
