@@ -332,21 +332,26 @@ def profile_show(name: str) -> int:
 
 
 @profile.command("measure")
-@click.option("--name", default="host", show_default=True, help="Profile to measure.")
+@click.option("--name", default="host", show_default=True, help="What the profile is called; host, or a name of yours.")
 @click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--family", default="wrn", show_default=True, help="Family of the networks to cover, or all.")
 @click.option("--base", help="Largest network of the space to cover; default the family's.")
 @click.option("--image", default="3x32x32", show_default=True, help="Channels x height x width.")
 @click.option("--classes", default=10, show_default=True, help="Classes.")
-@click.option("--seconds", default=45.0, show_default=True, help="Time that the table may take.")
-def profile_measure(
-    name: str, threads: int, family: str, base: str | None, image: str, classes: int, seconds: float
-) -> int:
-    """Measure a quick latency table of this machine for the students of a network; kept for later runs."""
-    from rcnas_edge.prepare import measure_for
+@click.option("--budget", default="5min", show_default=True, help="Time that it may take: 90s, 10min, 1h.")
+@click.option("--anew", is_flag=True, help="Begin again; without it what was measured before is kept.")
+def profile_measure(name: str, **asked: Any) -> int:
+    """Measure a latency table of this machine for the students of a family, and how well it predicts whole networks.
+
+    A killed measurement goes on with the same command.
+    """
+    from rcnas_edge.measuring import measure_here
+    from rcnas_edge.profile_words import measured_words
 
     with TerminalConsole().task(f"measuring {name}", 1.0) as advance:
-        found, path = measure_for(name, threads, family, base, image, classes, seconds, advance)
+        found, path = measure_here(name, advance, **asked)
+    for line in measured_words(found):
+        click.echo(line)
     click.echo(f"{found.name}: {len(found.rows)} rows in {path}")
     return 0
 

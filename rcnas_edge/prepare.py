@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from rcnas_edge.console import Advance, Console
+from rcnas_edge.console import Console
 from rcnas_edge.cost import Cost, Feasibility, costs_of, feasibility
-from rcnas_edge.covering import spaces
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter, facts
@@ -214,29 +213,3 @@ def estimated_seconds(task: Task, bench: Bench) -> float:
     how = recipe(task.setting.recipe, examples=train, epochs=task.setting.epochs)
     epochs = task.setting.evaluations * task.setting.judge_epochs + how.epochs
     return per_image * share * (epochs * (12 * train + 11 * held_out) + 1000 * test)
-
-
-def measure_for(
-    name: str, threads: int, kind: str, base: str | None, image: str, classes: int, seconds: float, advance: Advance
-) -> tuple[Profile, Path]:
-    """Measure a table of this machine for the students of the network `base` on images "CxHxW"; kept in the cache.
-
-    `kind` is a family, `base` one of its networks, its default one if None; the family `all` stands for each of them.
-    """
-    networks = [layers for space in spaces(kind, base, image, classes).values() for layers in sampled_layers(space, 0)]
-    known = load_profile(name)
-    if not known.on_first_use:
-        raise InputError(
-            f"profiles that are measured here are those of this machine, {name!r} is not: take --name host"
-        )
-    path = cache_path(name)
-    found = measure_profile(
-        name,
-        networks,
-        threads=threads,
-        budget_seconds=seconds,
-        base=known,
-        progress=lambda text, share: advance(share, text),
-        path=path,
-    )
-    return found, path

@@ -108,6 +108,7 @@ ROOMS = {
             "flags",
             "here",
             "job",
+            "measuring",
             "kit",
             "kit_results",
             "opened",

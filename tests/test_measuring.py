@@ -1,0 +1,60 @@
+"""`rcnas-edge profile measure`: a profile of this machine under a name of one's own, kept, checked, begun again."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from rcnas_edge import measuring
+from rcnas_edge.cli import cli
+from rcnas_edge.errors import InputError
+from rcnas_edge.measuring import seconds_of
+from rcnas_edge.profile import cache_path, load_profile
+
+ASKED = ["profile", "measure", "--name", "my-desk", "--base", "wrn-10-1", "--image", "1x8x8", "--budget", "2s"]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rcnas_edge import prepare
+
+    monkeypatch.setattr(prepare, "SAMPLED_NETWORKS", 12)
+    monkeypatch.setattr(measuring, "CALIBRATION", 5)
+    monkeypatch.setattr(measuring, "CHECK", 4)
+    monkeypatch.setattr(measuring, "PASSES", 2)
+
+
+def test_this_machine_is_measured_under_a_name_of_ones_own(quick: None) -> None:
+    told = CliRunner().invoke(cli, ASKED, catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    profile = load_profile("my-desk")
+    assert f"{len(profile.rows)} rows in {cache_path('my-desk')}" in told.output
+    assert profile.on_first_use, "a task with other networks adds its rows"
+    assert profile.validation["fp32/1/8x8"]["n"] >= 1
+    assert "within 5 %" in told.output
+    assert "steady" in told.output.lower()
+    listed = CliRunner().invoke(cli, ["profile", "list"], catch_exceptions=False)
+    assert "my-desk" in listed.output
+
+    before = cache_path("my-desk").read_text()
+    assert CliRunner().invoke(cli, ASKED, catch_exceptions=False).exit_code == 0
+    kept = load_profile("my-desk")
+    assert {row.kernel: row.ms for row in profile.rows}.items() <= {row.kernel: row.ms for row in kept.rows}.items()
+    assert CliRunner().invoke(cli, [*ASKED, "--anew"], catch_exceptions=False).exit_code == 0
+    assert cache_path("my-desk").read_text() != before
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-5", "pixel-4-gpu"])
+def test_another_device_is_not_measured_here(name: str) -> None:
+    result = CliRunner().invoke(cli, ["profile", "measure", "--name", name, "--budget", "1s"])
+    assert isinstance(result.exception, InputError)
+    assert name in str(result.exception)
+    assert "name of your own" in str(result.exception)
+    assert not cache_path(name).exists()
+
+
+def test_a_budget_is_a_time() -> None:
+    assert [seconds_of(text) for text in ("90s", "10min", "1h", "1.5 min")] == [90, 600, 3600, 90]
+    for text in ("10", "min", "-3s", "nans", "0s", "25h", "1e9s", "10 parsecs", ""):
+        with pytest.raises(InputError, match="10min"):
+            seconds_of(text)
