@@ -1,8 +1,7 @@
 """Whether a training runs through torch.compile: always on a GPU, on a CPU where that is faster and a compiler works.
 
-On a CPU the gain is in the element-wise operations, whose loops want channels in whole vectors: WRN-16-2 trains 1.2
-times as fast, networks whose stages have 8, 56 and 112 channels a little slower (`training_throughput.py` in
-tests/benchmarks).
+On a CPU the gain is in the element-wise operations, about a tenth of a step of WRN-16-2 (tests/benchmarks/README.md).
+Their loops want channels in whole vectors: where channels were no multiples of one, compiling gained nothing.
 """
 
 from __future__ import annotations
