@@ -549,40 +549,53 @@ class Session:
             references=self.state["references_ms"],
         )
         self.state["pace_ms"] = self.pace.ms
+        self.names = {"pairs": kit.manifest["plans"][plan], "networks": list(kit.manifest["networks"])}
         self.seconds: dict[str, list[float]] = {"pairs": [], "networks": []}
 
-    def run(self, pairs_until: float, networks_until: float) -> int:
-        """Time what is missing until these moments of the monotonic clock; how much is left then."""
-        pairs, networks = self.kit.manifest["plans"][self.plan], self.kit.manifest["networks"]
+    def run(self, passes: int, pairs_until: float, networks_until: float) -> int:
+        """Time what is missing until these moments of the monotonic clock; how many timings are left then.
+
+        Kernels are timed in so many passes, networks once; the first pass and the networks come before the others.
+        """
         try:
-            self._each("pairs", pairs, pairs_until, self._pair)
-            self._each("networks", list(networks), networks_until, self._network)
+            self._each("pairs", 1, pairs_until, self._pair)
+            self._each("networks", 1, networks_until, self._network)
+            for turn in range(2, passes + 1):
+                self._each("pairs", turn, networks_until, self._pair)
         finally:  # also when the user interrupts
             self._keep(now=True)
-        return sum(self._missing("pairs", pairs)) + sum(self._missing("networks", list(networks)))
+        return sum(len(self._missing("pairs", turn + 1)) for turn in range(passes)) + len(self._missing("networks", 1))
 
-    def _each(self, kind: str, names: list[str], until: float, work: Callable[[str], float]) -> None:
-        todo = [name for name, missing in zip(names, self._missing(kind, names)) if missing]
+    def _each(self, kind: str, turn: int, until: float, work: Callable[[str], float]) -> None:
+        """Time everything of a kind that has been timed less often than this."""
+        todo = self._missing(kind, turn)
         for place, name in enumerate(todo):
             started = time.monotonic()
             if started > until:
                 break
-            self._say(kind, len(names) - len(todo) + place, len(names), len(todo) - place)
+            self._say(kind, turn, len(todo) - place)
             try:
-                self.state[kind][name] = float(f"{work(name):.6g}")
-                about = self.kit.manifest[kind][name]["about"]
-                self.results.content[kind][name] = (
-                    {**about, "kernels": about["kernels"][self.plan]} if ("kernels" in about) else about
-                )
+                ms = float(f"{work(name):.6g}")
             except (Refused, MemoryError, RuntimeError) as error:  # one model that does not run stops no other
                 self.state["failed"][name] = f"{type(error).__name__}: {error}"[:300]
+            else:
+                self.state[kind].setdefault(name, []).append(ms)
+                self.results.content[kind][name] = self._about(kind, name)
             spent = time.monotonic() - started
             self.seconds[kind].append(spent)
             self.state["seconds"] += spent
             self._keep(now=False)
 
-    def _missing(self, kind: str, names: list[str]) -> list[bool]:
-        return [name not in self.state[kind] and name not in self.state["failed"] for name in names]
+    def _missing(self, kind: str, turn: int) -> list[str]:
+        known = self.state[kind]
+        return [
+            name for name in self.names[kind] if len(known.get(name, ())) < turn and name not in self.state["failed"]
+        ]
+
+    def _about(self, kind: str, name: str) -> dict[str, Any]:
+        """What the results have to say of a model; of the kernels of a network those of this runtime alone."""
+        about = self.kit.manifest[kind][name]["about"]
+        return {**about, "kernels": about["kernels"][self.plan]} if kind == "networks" else about
 
     def _pair(self, name: str) -> float:
         files = self.kit.manifest["pairs"][name]
@@ -600,13 +613,16 @@ class Session:
         watch(self.state["seen"])
         self.results.save(now=now)
 
-    def _say(self, kind: str, done: int, total: int, left: int) -> None:
-        seconds = left * float(np.mean(self.seconds[kind])) if self.seconds[kind] else None
-        if seconds is not None and kind == "pairs":
-            networks = sum(self._missing("networks", list(self.kit.manifest["networks"])))
-            seconds += networks * float(np.mean(self.seconds["networks"] or self.seconds["pairs"]))
-        what = "kernels" if kind == "pairs" else "networks"
-        self.line.show(f"{self.threads} thread(s): {what} {done} of {total}", seconds)
+    def _say(self, kind: str, turn: int, left: int) -> None:
+        total, seconds = len(self.names[kind]), None
+        if self.seconds[kind]:
+            seconds = left * float(np.mean(self.seconds[kind]))
+            if kind == "pairs" and turn == 1:  # a network takes about as long as a pair until one is timed
+                seconds += len(self._missing("networks", 1)) * float(
+                    np.mean(self.seconds["networks"] or self.seconds[kind])
+                )
+        what = "networks" if kind == "networks" else "kernels" if turn == 1 else f"kernels, pass {turn},"
+        self.line.show(f"{self.threads} thread(s): {what} {total - left} of {total}", seconds)
 
 
 class Line:
@@ -688,6 +704,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="measure.py", description="Times the kit's models on this machine.")
     parser.add_argument("--threads", help="threads of the runtime, as 1,2; default those of the kit")
     parser.add_argument("--budget", help="stop after a time, as 10min; the same command goes on. Default: until done")
+    parser.add_argument(
+        "--passes", type=int, default=3, help="times that every kernel is timed, if the budget has room; default 3"
+    )
     parser.add_argument("--out", default="results.json", help="file of the results; default results.json")
     parser.add_argument("--kit", help="folder or zip of the kit; default where this file is")
     parser.add_argument("--model", action="append", help="time this ONNX file instead of the kit; several times too")
@@ -727,7 +746,7 @@ def _run(asked: argparse.Namespace) -> int:
             for count in threads:
                 _time_model(Path(model), kit, runtime, results, count, seconds)
         return 0
-    left = measure(kit, runtime, results, plan, threads, budget)
+    left = measure(kit, runtime, results, plan, threads, budget, max(1, asked.passes))
     if left:
         tell(f"{results.path}: {left} timings are left, the same command goes on")
     else:
@@ -735,7 +754,9 @@ def _run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def measure(kit: Kit, runtime: Any, results: Results, plan: str, threads: Sequence[int], budget: float) -> int:
+def measure(
+    kit: Kit, runtime: Any, results: Results, plan: str, threads: Sequence[int], budget: float, passes: int = 1
+) -> int:
     """Time the kit with each number of threads, within so many seconds in all; how many timings are left."""
     begun, left = time.monotonic(), 0
     for place, count in enumerate(threads):
@@ -744,7 +765,7 @@ def measure(kit: Kit, runtime: Any, results: Results, plan: str, threads: Sequen
         line = Line(begun + budget)
         session = Session(kit, runtime, results, plan, count, line)
         try:
-            left += session.run(start + (1 - SHARE_OF_NETWORKS) * share, start + share)
+            left += session.run(passes, start + (1 - SHARE_OF_NETWORKS) * share, start + share)
         finally:
             line.end()
         state = session.state

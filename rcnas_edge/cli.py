@@ -356,6 +356,47 @@ def profile_measure(name: str, **asked: Any) -> int:
     return 0
 
 
+@profile.command("kit")
+@click.option("--family", default="wrn", show_default=True, help="Family of the networks to cover, or all.")
+@click.option("--base", help="Largest network of the space to cover; default the family's.")
+@click.option("--image", default="3x32x32", show_default=True, help="Channels x height x width.")
+@click.option("--classes", default=10, show_default=True, help="Classes.")
+@click.option("--threads", default="1", show_default=True, help="Threads that the board times by default, as 1,2.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the kit, as kit.zip.")
+def profile_kit(family: str, base: str | None, image: str, classes: int, threads: str, out: Path) -> int:
+    """Write a kit that measures a board without torch and network: copy it there, run 'python3 kit.zip'.
+
+    The board needs Python 3.9 or later, numpy and onnxruntime; what it writes is for 'rcnas-edge profile import'.
+    """
+    from rcnas_edge.kit import make_kit, threads_of
+
+    with TerminalConsole().task(f"packing {out}", 1.0) as advance:
+        packed = make_kit(out, family, base, image, classes, threads_of(threads), advance)
+    click.echo(
+        f"{out}: {packed.bytes / 1e6:.1f} MB, {packed.models} models ({packed.unpacked / 1e6:.0f} MB unpacked), "
+        f"{packed.networks} whole networks, kernels by layout: "
+        + ", ".join(f"{runtime} {count}" for runtime, count in packed.kernels.items())
+    )
+    click.echo(f"on the board: python3 {out.name}; then here: rcnas-edge profile import results.json --name NAME")
+    return 0
+
+
+@profile.command("import")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name of the profile, as pi5; then --profile pi5 takes it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the profile; default the cache of this machine."
+)
+def profile_import(results: Path, name: str, out: Path | None) -> int:
+    """Make a profile of the results.json that a board wrote by a kit, and check it on the board's whole networks."""
+    from rcnas_edge.recorded import import_results, summary
+
+    found, path = import_results(results, name, out)
+    for line in summary(found, path):
+        click.echo(line)
+    return 0
+
+
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value not in (None, ())}
 

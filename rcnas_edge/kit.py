@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,6 +73,13 @@ def make_kit(
     return write_kit(path, needed, whole_networks(of, NETWORKS), threads=threads, cover=cover, advance=advance)
 
 
+def threads_of(text: str) -> tuple[int, ...]:
+    """The numbers of threads that are written as 1,2."""
+    if not re.fullmatch("[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*", text) or max(map(int, text.split(","))) > MOST_THREADS:
+        raise InputError(f"--threads are from 1 to {MOST_THREADS}, as 1,2, got {text!r}")
+    return tuple(sorted(set(map(int, text.split(",")))))
+
+
 def whole_networks(of: Mapping[str, Space], count: int) -> dict[str, tuple[Layer, ...]]:
     """So many different random networks by name, of each space in turns; fewer where the spaces have no more."""
     generator = random.Random(1)
@@ -95,8 +103,6 @@ def write_kit(
     advance: Advance = lambda share, text: None,
 ) -> Packed:
     """Write the kit that measures what predicts networks like `needed`, calibrated and checked on the `whole` ones."""
-    if not threads or not all(1 <= count <= MOST_THREADS for count in threads):
-        raise InputError(f"--threads are from 1 to {MOST_THREADS}, as 1,2, got {','.join(map(str, threads)) or 'none'}")
     plans = {runtime: planned(needed, runtime) for runtime in TIMED}
     if not any(plans.values()):
         raise InputError("a kit measures the kernels of at least one network, got none: pass rows of a space")
@@ -109,7 +115,7 @@ def write_kit(
                 "kit": board.KIT,
                 "made_by": f"rcnas-edge {__version__}",
                 "cover": dict(cover or {}),
-                "threads": sorted(set(threads)),
+                "threads": list(threads),
                 "reference": content.add(reference_model()),
                 "probe": content.add(layout_probe()),
                 "plans": {runtime: [name_of(kernel) for kernel in todo] for runtime, todo in plans.items()},

@@ -115,6 +115,7 @@ ROOMS = {
             "outcome",
             "per_device",
             "prepare",
+            "recorded",
             "run",
             "searching",
             "shipping",
