@@ -11,7 +11,7 @@ from typing import Any
 from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
 from rcnas_edge.cost import Budget, Cost, require, show
 from rcnas_edge.errors import BudgetError, InputError
-from rcnas_edge.here import time_on, timed
+from rcnas_edge.here import predicted, time_on, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network
 from rcnas_edge.prepare import TIMING_SECONDS, budget_table, real_costs
@@ -52,6 +52,9 @@ class Searching:
                 for row in rows
             ],
         )
+        for target in predicted(self.opened.bench):
+            origin = self.opened.bench.profiles[target].origin(target)
+            self.console.say(f"latencies on {target} are predicted, by numbers that are {origin}")
         require(rows)
 
     @cached_property
