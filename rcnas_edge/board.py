@@ -130,11 +130,12 @@ class Pace:
     """How fast the machine runs, by a reference kernel that every sample is taken in turns with.
 
     `ms` is what the reference kernel takes at the pace that all times are brought to (that of an earlier measurement,
-    or of now); `references` are its timings so far.
+    or of now); `references` are its timings so far, those of a call that was killed included.
     """
 
     def __init__(self, reference: Runner, *, ms: float | None = None, references: Sequence[float] = ()) -> None:
         self.reference, self.references = reference, list(references)
+        self.begun = len(self.references)  # the former ones say nothing of how fast the machine is now
         reference.warm(0.2, 100)
         self.ms = ms or float(np.median([_quick(reference) for _ in range(9)]))
 
@@ -146,7 +147,7 @@ class Pace:
     def drift(self) -> float:
         """How much slower the machine runs now than at `ms`, by the last reference timings."""
         self.references.append(_quick(self.reference))
-        return float(np.median(self.references[-REFERENCES:])) / self.ms
+        return float(np.median(self.references[self.begun :][-REFERENCES:])) / self.ms
 
 
 def difference(one: Runner, many: Runner, pace: Pace) -> float:
