@@ -9,7 +9,7 @@ from rcnas_edge.cost import Cost
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.profile import Profile, Target, image_size, machine
 from rcnas_edge.provenance import MEASURED, TABLE
-from rcnas_edge.space import Layer
+from rcnas_edge.space import Architecture, Layer
 from rcnas_edge.task import Bench
 
 TIMED = ("onnxruntime", "onnxruntime-nchwc8", "onnxruntime-nchwc16")
@@ -61,17 +61,21 @@ def not_measured(target: Target, profile: Profile) -> str:
     )
 
 
-def caution(target: Target, profile: Profile, layers: Sequence[Layer], cost: Cost) -> str:
-    """What to know of a predicted latency that rests on less than ENOUGH measured rows, in a sentence; else empty."""
+def caution(target: Target, profile: Profile, layers: Sequence[Layer], cost: Cost) -> str | None:
+    """What to know of a predicted latency that rests on less than ENOUGH measured rows, in a sentence."""
     if cost.latency is None or cost.measured >= ENOUGH:
-        return ""
+        return None
     outside = profile.domain.outside(image_size(layers))
     asked = f"; it is asked for {outside}" if outside else ""
     share = f"{100 * cost.measured:.1f} %"
     return f"{share} of the latency predicted on {target} rests on measured rows, the rest is an estimate{asked}."
 
 
-def cautions(bench: Bench, layers: Sequence[Layer], costs: Iterable[tuple[Target, Cost]]) -> list[str]:
-    """Those sentences of every target."""
-    found = (caution(target, bench.profiles[target], layers, cost) for target, cost in costs)
-    return [sentence for sentence in found if sentence]
+def cautions(bench: Bench, architecture: Architecture) -> dict[Target, str]:
+    """That sentence for each target where there is one."""
+    layers = bench.space.layers(architecture)
+    found = {
+        target: caution(target, bench.profiles[target], layers, cost)
+        for target, cost in bench.costs(architecture).items()
+    }
+    return {target: sentence for target, sentence in found.items() if sentence}

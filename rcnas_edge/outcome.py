@@ -11,10 +11,11 @@ from typing import Any
 from rcnas_edge.beside import Made
 from rcnas_edge.breakdown import breakdown
 from rcnas_edge.checkpoint import read_json
-from rcnas_edge.cost import OF_A_DEVICE, QUANTITIES, Budget, Cost, Feasibility, show
+from rcnas_edge.cost import OF_A_DEVICE, QUANTITIES, Budget, Cost, show
 from rcnas_edge.errors import BudgetError, InputError, RcnasError, TrainingError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.export import Artefact, read_built
+from rcnas_edge.feasibility import Feasibility
 from rcnas_edge.here import cautions, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline import Pipeline
@@ -59,12 +60,13 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
     predicted: Mapping[Target, Cost] = {}
     final: Mapping[Target, Cost] = {}
     timings: Mapping[Target, Timing] = {}
+    warnings: Mapping[Target, str] = {}
     if "architecture" in present:
         architecture = pipeline.searching.architecture
         predicted = bench.costs(architecture)
         values["cost"] = _by_target(predicted)
         values["architecture"] = _architecture(pipeline, architecture)
-        values["warnings"] = cautions(bench, bench.space.layers(architecture), predicted.items())
+        warnings = cautions(bench, architecture)
     if "artefact" in present:
         final, timings = pipeline.shipping.final_costs(), pipeline.shipping.timings()
     values["targets"] = [
@@ -73,6 +75,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
             "origin": bench.profiles[target].origin(target),
             "here": target in timed(bench),
             "latency": _latency(timings.get(target)),
+            "warning": warnings.get(target),
         }
         for target in bench.targets
     ]

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from rcnas_edge.console import Console
-from rcnas_edge.cost import Cost, Feasibility, costs_of, feasibility
+from rcnas_edge.cost import Cost, costs_of
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter, facts
+from rcnas_edge.feasibility import Feasibility, feasibility
 from rcnas_edge.here import ENOUGH, is_here, time_on
 from rcnas_edge.measure import Timing, measure_profile
 from rcnas_edge.profile import Profile, Target, cache_path, load_profile, read_profile, save_profile

@@ -61,6 +61,9 @@ TARGET = Record(
         "origin": Field(Text(), "where the numbers of its profile are from", optional=True),
         "here": Field(Flag(), "whether it is the machine of the run; elsewhere latencies are predicted", optional=True),
         "latency": Field(LATENCY, "of the first artefact, as measured there", optional=True),
+        "warning": Field(
+            Text(), "a sentence, where a prediction rests on less than 98 % measured rows; else null", optional=True
+        ),
     }
 )
 BUDGET = Record(
@@ -273,9 +276,6 @@ SCHEMA = Record(
         "training": Field(TRAINING, "how the student was trained", optional=True),
         "artefacts": Field(Many(ARTEFACT), "the files that ship", optional=True),
         "not_checked": Field(Many(Text()), "what this run did not check, one sentence each", optional=True),
-        "warnings": Field(
-            Many(Text()), "predictions that rest on less than 98 % measured rows, one sentence each", optional=True
-        ),
         "versions": Field(Each(Anything()), "version by package, interpreter and machine", optional=True),
         "seconds": Field(Each(AMOUNT), "time by stage of the run", optional=True),
         "failed": Field(Text(), "why the run ended before its last stage; null if it did not", optional=True),

@@ -84,7 +84,9 @@ def _latencies(content: Content) -> list[Element]:
             numbers = f", by numbers that are {origins[row['target']]}" if origins.get(row["target"]) else ""
             found.append(f"On {row['target']} the latency is {PREDICTED}{numbers}.")
     return [element("p", words) for words in found] + [
-        element("p", element("strong", "Warning: ", class_="unsure"), words) for words in content["warnings"] or []
+        element("p", element("strong", "Warning: ", class_="unsure"), target["warning"])
+        for target in content["targets"] or []
+        if target["warning"]
     ]
 
 

@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
-from rcnas_edge.cost import Budget, Cost, require, show
+from rcnas_edge.cost import Budget, Cost, show
 from rcnas_edge.errors import BudgetError, InputError
+from rcnas_edge.feasibility import require
 from rcnas_edge.here import predicted, time_on, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network

@@ -41,7 +41,8 @@ class Shipping:
         timings = {str(target): asdict(timing) for target, timing in found.items()}
         words = [f"{show('latency', timing.p50_ms)} on {target}" for target, timing in found.items()]
         self.opened.console.say(", ".join([f"exported {path.name}: {artefact.bytes} bytes", *words]))
-        for sentence in (*self.not_measured(), *self.cautions()):
+        warnings = cautions(self.opened.bench, self.fitting.searching.architecture)
+        for sentence in (*self.not_measured(), *warnings.values()):
             self.opened.console.say(sentence)
         self.opened.run.keep("artefacts/latency.json", depends, {"timings": timings, "sha256": artefact.sha256})
         return artefact
@@ -62,8 +63,3 @@ class Shipping:
         """One sentence for each target whose latency is a prediction."""
         bench = self.opened.bench
         return [not_measured(target, bench.profiles[target]) for target in predicted(bench)]
-
-    def cautions(self) -> list[str]:
-        """One sentence for each target that the student's latency could not be predicted on from measured rows."""
-        bench, architecture = self.opened.bench, self.fitting.searching.architecture
-        return cautions(bench, bench.space.layers(architecture), bench.costs(architecture).items())

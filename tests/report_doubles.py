@@ -142,6 +142,7 @@ def run_values() -> dict[str, Any]:
                 "origin": "measured on this machine",
                 "here": None,
                 "latency": None,
+                "warning": None,
             }
         ],
         "budgets": [
@@ -245,7 +246,6 @@ def run_values() -> dict[str, Any]:
             "AutoAttack's FAB was not run (level standard).",
             "Other threat models than linf:0.1/1:10 were not tried.",
         ],
-        "warnings": None,
         "versions": {"rcnas-edge": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "cpu": "an x86-64 CPU, 2 cores"},
         "seconds": {"teacher": 71.0, "profile": 40.2, "search": 61.3, "train": 48.7, "export": 3.0, "verify": 116.0},
     }

@@ -63,7 +63,7 @@ ROOMS = {
         ),
         never=("torch",),
     ),
-    "cost": Room(3, also=("breakdown", "counting"), never=("torch", "nets")),
+    "cost": Room(3, also=("breakdown", "counting", "feasibility"), never=("torch", "nets")),
     "checkpoint": Room(3),
     "testing": Room(3, never=("torch",)),
     "profiles": Room(3, never=("torch",)),
