@@ -1,4 +1,4 @@
-"""results.json that is wrong in hundreds of ways: each is one sentence and exit code 2 or harmless, never a traceback."""
+"""results.json that is wrong in hundreds of ways: each is one sentence and exit code 2, or harmless; no traceback."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_whatever_is_changed_is_a_sentence_or_harmless(
         for key in way[:-1]:
             part = part[key]
         act = data.draw(st.sampled_from(["replace", "remove", "rename", "add"]), label="act")
-        strange = data.draw(STRANGE, label="value")
+        strange = deepcopy(data.draw(STRANGE, label="value"))
         if not way or act == "replace" or isinstance(part, list):
             if way:
                 part[way[-1]] = strange
