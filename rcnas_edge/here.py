@@ -55,9 +55,10 @@ def time_on(model: Path, targets: Iterable[Target], *, seconds: float) -> dict[T
 
 def not_measured(target: Target, profile: Profile) -> str:
     """That a latency is a prediction, where its numbers are from, and what measures it: one sentence."""
+    runtime = "" if profile.runtime in TIMED else f", with ONNX Runtime (the prediction is of {profile.runtime})"
     return (
         f"The latency on {target} was predicted, not measured, by numbers that are {profile.origin(target)}: "
-        f"{ON_THE_DEVICE}."
+        f"{ON_THE_DEVICE}{runtime}."
     )
 
 

@@ -47,7 +47,8 @@ def open_bench(task: Task, run: Run, console: Console) -> Bench:
     known = run.done("teacher/cost.json", depends)
     if known is None:
         here = [str(target) for target, profile in profiles.items() if is_here(profile)]
-        console.say(f"teacher {task.teacher.name}: {'timing it on ' + ', '.join(here) if here else 'predicting it'}")
+        work = f"timing it on {', '.join(here)}" if here else "its latency is predicted"
+        console.say(f"teacher {task.teacher.name}: {work}")
         costs, timings = teacher_costs(task, profiles, run / "teacher")
         values = {
             "costs": {str(target): cost.to_dict() for target, cost in costs.items()},

@@ -30,6 +30,10 @@ from rcnas_edge.report_words import (
 )
 
 Content = Mapping[str, Any]
+OF_THE_DEVICE = "of the device"
+"""How the words of a limit end that the device sets."""
+FAR = 2.0
+"""Limits of more than so many times what the teacher takes are not drawn on its scale."""
 MOST_ROWS = 24
 """Kernels that are shown one by one; more are gathered into their blocks."""
 
@@ -48,7 +52,7 @@ def budgets(content: Content) -> list[Element]:
     """Each budget: asked, the teacher's cost, the cheapest found, predicted, measured, met."""
     if not content["budgets"]:
         return [element("p", "No budget was asked for.")]
-    rows = []
+    rows, several = [], len(content["targets"] or []) > 1
     for row in content["budgets"]:
         unit, teacher = "" if row["name"] in COUNTED else row["unit"], row["teacher"]
         cells = [
@@ -56,13 +60,16 @@ def budgets(content: Content) -> list[Element]:
         ]
         cheapest = "exact" if row["exact"] else "not by enumeration" if row["exact"] is False else ""
         cells[1] = (cells[1][0], ", ".join(part for part in (cells[1][1], cheapest) if part))
+        if teacher and row["limit"] and row["limit"] > FAR * teacher:
+            cells[0] = (cells[0][0], "more than the teacher takes")
         if row["basis"] == PREDICTED:
             cells[3] = (PREDICTED, "")
         asked = f"asked: {row['asked']}" if row["asked"] else ""
-        heading = (WORDS.get(row["name"], row["name"]), "; ".join(part for part in (row["target"], asked) if part))
+        everywhere = several and row["basis"] == "counted" and not (row["asked"] or "").endswith(OF_THE_DEVICE)
+        where = "every device" if everywhere else row["target"]
+        heading = (WORDS.get(row["name"], row["name"]), "; ".join(part for part in (where, asked) if part))
         rows.append((heading, cells[0], amount(teacher, unit), *cells[1:], yes_or_no(row["met"])))
     head = ("Budget", "Limit", "Teacher", "Cheapest found", "Predicted", "Measured", "Met")
-    several = len(content["targets"] or []) > 1
     drawn = [meter for row in content["budgets"] if (meter := _meter(row, several=several))]
     spent = any(row["predicted"] is not None or row["measured"] is not None for row in content["budgets"])
     title = "Spent of what was allowed" if spent else "The cheapest network found, and what was allowed"
@@ -96,18 +103,19 @@ def _meter(row: Mapping[str, Any], *, several: bool) -> Meter | None:
     spent = row["predicted"] if row["measured"] is None else row["measured"]
     if not teacher or limit is None or (spent is None and row["cheapest"] is None):
         return None
+    mark = limit / teacher if limit <= FAR * teacher else None
     unit = "" if row["name"] in COUNTED else row["unit"]
     name = WORDS.get(row["name"], row["name"])
     if several and row["name"] == "latency":
         name = f"latency, {row['target'].partition('/')[0]}"
     if spent is None:
         words = f"cheapest {amount(row['cheapest'], unit)}, limit {amount(limit, unit)}"
-        return Meter(name, row["cheapest"] / teacher, words, "quiet", limit / teacher)
+        return Meter(name, row["cheapest"] / teacher, words, "quiet", mark)
     sign = {True: "✓", False: "✗ over", None: ""}[row["met"]]
     predicted = row["predicted"] / teacher if row["predicted"] is not None and row["measured"] is not None else None
     only = " predicted" if row["basis"] == PREDICTED else ""
     words = f"{amount(spent, unit)}{only} of {amount(limit, unit)} {sign}".strip()
-    return Meter(name, spent / teacher, words, "over" if row["met"] is False else "one", limit / teacher, predicted)
+    return Meter(name, spent / teacher, words, "over" if row["met"] is False else "one", mark, predicted)
 
 
 def cost(content: Content) -> list[Element]:

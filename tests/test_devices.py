@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import ATTACK
+from report_doubles import TARGET, run_values
 from search_doubles import ToySpace
 from test_pipeline import Remembering
 
@@ -25,6 +27,7 @@ from rcnas_edge.per_device import compress_each, smallest
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.prepare import budget_table, check_profile
 from rcnas_edge.profile import Profile, Target, load_profile, machine
+from rcnas_edge.report import write_report
 from rcnas_edge.run import Run
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.setting import TaskSetting, read_task
@@ -346,6 +349,28 @@ def test_a_profile_without_the_threads_asked_for_says_which_it_has(tmp_path: Pat
     with pytest.raises(InputError, match=r"take --profile pixel-4-cpu-3-medium/fp32/3, or --profile host"):
         check_profile(Target("pixel-4-cpu-3-medium"), Run(tmp_path))
     assert check_profile(Target("pixel-4-cpu-3-medium", threads=3), Run(tmp_path)).name == "pixel-4-cpu-3-medium"
+
+
+def test_a_limit_far_beyond_the_teacher_does_not_shrink_the_others(tmp_path: Path) -> None:
+    """A board with 4 GB: the bars of the page keep the teacher's scale, 360 units wide."""
+    values = run_values()
+    memory = {**values["budgets"][0], "name": "memory", "unit": "bytes", "asked": "4 GB of the device", "limit": 4e9}
+    values["budgets"].append({**memory, "teacher": 2.8e6, "cheapest": 1e5, "predicted": 1e6, "measured": 1e6})
+    values["targets"].append({**values["targets"][0], "profile": "board", "warning": "Beware of the board."})
+    values["cost"]["board/fp32/1"] = values["teacher"]["cost"]["board/fp32/1"] = values["cost"][TARGET]
+    write_report(tmp_path, values)
+    html = (tmp_path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    drawn = re.search(r'aria-label="Spent of what was allowed\..*?</svg>', html, re.S)
+    assert drawn is not None
+    assert "h360.0v11" in drawn[0], "the track is the teacher"
+    assert drawn[0].count('class="limit"') == 2
+    for words in (
+        "more than the teacher takes",
+        "every device; asked: 40%",
+        "4 GB of the device",
+        "Beware of the board.",
+    ):
+        assert words in html, words
 
 
 # one network for each
