@@ -713,7 +713,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", action="append", help="time this ONNX file instead of the kit; several times too")
     parser.add_argument("--seconds", default="10s", help="how long a --model is timed; default 10s")
     parser.add_argument("--check", action="store_true", help="only check that the kit's files are whole")
-    parser.add_argument("--runtime", default="onnxruntime", choices=["onnxruntime", "tensorrt", "tensorrt-rtx"])
+    parser.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        choices=["onnxruntime", "tensorrt", "tensorrt-rtx"],
+        help="what runs the models; tensorrt and tensorrt-rtx on an NVIDIA GPU (not tried on one yet)",
+    )
     return parser
 
 

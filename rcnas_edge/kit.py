@@ -124,9 +124,10 @@ def write_kit(
                 "files": content.hashes,
             }
             content.text("manifest.json", json.dumps(manifest))
-            content.text("measure.py", Path(board.__file__).read_text(encoding="utf-8"))
+            content.text("measure.py", _packaged("board.py"))
+            content.text("measure_tensorrt.py", _packaged("board_tensorrt.py"))
             content.text("__main__.py", "import sys\n\nimport measure\n\nsys.exit(measure.main())\n")
-            content.text("README.txt", _asset("README.txt"))
+            content.text("README.txt", _packaged("assets", "kit", "README.txt"))
 
     write_whole(path, write)
     return Packed(
@@ -217,5 +218,6 @@ def _model(layers: Network) -> bytes:
     return graph_of(layers, draws=Pattern()).SerializeToString()
 
 
-def _asset(name: str) -> str:
-    return resources.files("rcnas_edge").joinpath("assets", "kit", name).read_text(encoding="utf-8")
+def _packaged(*way: str) -> str:
+    """A file of this package."""
+    return resources.files("rcnas_edge").joinpath(*way).read_text(encoding="utf-8")

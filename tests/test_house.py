@@ -38,7 +38,7 @@ ROOMS = {
     # the ground: what everything stands on, standing on nothing of ours
     "errors": Room(0),
     "space": Room(0, never=("torch",)),
-    "board": Room(0, never=("torch", "onnx")),
+    "board": Room(0, also=("board_tensorrt",), never=("torch", "onnx")),
     "attacks": Room(1, also=("threat", "adversaries"), never=("nets", "data", "train")),
     "evaluate": Room(1, never=("torch",)),
     "data": Room(1),

@@ -48,7 +48,7 @@ def test_a_kit_holds_the_plan_of_every_layout_and_each_model_once(kit: Path) -> 
     manifest = json.loads(archive.read("manifest.json"))
     named = {file for pair in manifest["pairs"].values() for file in (pair["one"], pair["many"])}
     named |= {entry["file"] for entry in manifest["networks"].values()} | {manifest["reference"], manifest["probe"]}
-    beside = {"manifest.json", "measure.py", "__main__.py", "README.txt"}
+    beside = {"manifest.json", "measure.py", "measure_tensorrt.py", "__main__.py", "README.txt"}
     assert len(archive.namelist()) == len(set(archive.namelist()))
     assert set(archive.namelist()) == named | beside
     assert named == set(manifest["files"])
@@ -456,3 +456,115 @@ def test_names_threads_and_files_that_cannot_be_are_refused(kit: Path, tmp_path:
     out.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"has none: let measure\.py run longer"):
         import_results(out, "pi5", tmp_path)
+
+
+# TensorRT, on a stand-in: there is no GPU where this is tested
+
+
+class FakeCuda:
+    """libcudart without a GPU: what is allocated, copied, freed and waited for."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.sizes, self.freed, self.waits = fails, [], 0, 0  # type: ignore[var-annotated]
+
+    def cudaStreamCreate(self, stream: object) -> int:
+        stream._obj.value = 7  # type: ignore[attr-defined]
+        return 0
+
+    def cudaMalloc(self, room: object, size: object) -> int:
+        self.sizes.append(size.value)  # type: ignore[attr-defined]
+        room._obj.value = 4096 * len(self.sizes)  # type: ignore[attr-defined]
+        return 2 if self.fails == "memory" else 0
+
+    def cudaMemcpy(self, room: object, source: object, size: object, kind: int) -> int:
+        assert kind == 1
+        return 0
+
+    def cudaFree(self, room: object) -> int:
+        self.freed += 1
+        return 0
+
+    def cudaStreamSynchronize(self, stream: object) -> int:
+        self.waits += 1
+        return 0
+
+
+class FakeEngine:
+    """A deserialised engine with one image and its logits, which is its own execution context."""
+
+    num_io_tensors = 2
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+        self.runs = 0
+
+    def create_execution_context(self) -> FakeEngine:
+        return self
+
+    def get_tensor_name(self, place: int) -> str:
+        return ("logits", "images")[place]
+
+    def get_tensor_mode(self, name: str) -> object:
+        import tensorrt_rtx as trt
+
+        return trt.TensorIOMode.INPUT if name == "images" else trt.TensorIOMode.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (1, 1, 8, 8) if name == "images" else (1, 10)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return (name, shape) == ("images", (1, 1, 8, 8))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.runs += 1
+        return stream == 7
+
+
+def test_tensorrt_builds_and_runs_a_model_of_the_kit_on_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    from rcnas_edge.board_tensorrt import TensorRt
+
+    cuda, engine = FakeCuda(), FakeEngine()
+    held: list[int] = []
+
+    class FakeRuntime:
+        def __init__(self, log: object) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, serialised: bytes) -> FakeEngine:
+            held.append(len(serialised))
+            return engine
+
+    monkeypatch.setattr(trt, "Runtime", FakeRuntime)
+    runtime = TensorRt("tensorrt-rtx", trt, cuda, board.Refused, board.Runner)
+    assert runtime.version.startswith("tensorrt_rtx ")
+    assert runtime.name(b"", list(TIMED)) == ("tensorrt-rtx", "onnxruntime")
+    runner = runtime.open(graph_of(NEEDED[0], draws=Pattern()).SerializeToString(), 1)  # really built
+    assert held[0] > 10_000
+    assert (runner.times(5) > 0).all()
+    assert (engine.runs, cuda.waits) == (5, 5)
+    assert cuda.sizes == [4 * 64, 4 * 10]
+    assert engine.addresses == {"images": 4096, "logits": 8192}
+    del runner
+    assert cuda.freed == 2
+    with pytest.raises(board.Refused, match="TensorRT does not read this model"):
+        runtime.open(b"none", 1)
+    runtime.cuda = FakeCuda(fails="memory")
+    with pytest.raises(board.Refused, match="memory for a tensor on the GPU was refused, CUDA error 2"):
+        runtime.open(graph_of(NEEDED[0]).SerializeToString(), 1)
+
+
+def test_tensorrt_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rcnas_edge import board_tensorrt
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(board.Refused, match="--runtime tensorrt needs the package tensorrt"):
+        board_tensorrt.open_runtime("tensorrt", board.Refused, board.Runner)
+    monkeypatch.setattr(board_tensorrt, "LIBRARIES", ("libnone.so",))
+    with pytest.raises(board.Refused, match=r"none of libnone\.so loads: install CUDA"):
+        board_tensorrt._cuda(board.Refused)
+    ast.parse(Path(board_tensorrt.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
