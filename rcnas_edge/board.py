@@ -539,11 +539,17 @@ SHARE_OF_NETWORKS = 0.2
 
 
 class Session:
-    """The measuring of a kit with one number of threads: what is left to do, and one thing after the other."""
+    """The measuring of a kit with one number of threads: what is left to do, and one thing after the other.
 
-    def __init__(self, kit: Kit, runtime: Any, results: Results, plan: str, threads: int, line: Line) -> None:
+    Kernels are timed in so many `passes`; `more` numbers of threads come afterwards.
+    """
+
+    def __init__(
+        self, kit: Kit, runtime: Any, results: Results, plan: str, threads: int, passes: int, more: int, line: Line
+    ) -> None:
         self.kit, self.runtime, self.results, self.plan, self.line = kit, runtime, results, plan, line
-        self.threads, self.state = threads, results.of(threads)
+        self.threads, self.passes, self.more, self.state = threads, passes, more, results.of(threads)
+        self.state["failed"] = {}  # it is tried again
         self.pace = Pace(
             runtime.open(kit.read(kit.manifest["reference"]), threads),
             ms=self.state["pace_ms"],
@@ -553,19 +559,20 @@ class Session:
         self.names = {"pairs": kit.manifest["plans"][plan], "networks": list(kit.manifest["networks"])}
         self.seconds: dict[str, list[float]] = {"pairs": [], "networks": []}
 
-    def run(self, passes: int, pairs_until: float, networks_until: float) -> int:
+    def run(self, pairs_until: float, networks_until: float) -> int:
         """Time what is missing until these moments of the monotonic clock; how many timings are left then.
 
-        Kernels are timed in so many passes, networks once; the first pass and the networks come before the others.
+        Networks are timed once, after the first pass of the kernels.
         """
         try:
             self._each("pairs", 1, pairs_until, self._pair)
             self._each("networks", 1, networks_until, self._network)
-            for turn in range(2, passes + 1):
+            for turn in range(2, self.passes + 1):
                 self._each("pairs", turn, networks_until, self._pair)
         finally:  # also when the user interrupts
             self._keep(now=True)
-        return sum(len(self._missing("pairs", turn + 1)) for turn in range(passes)) + len(self._missing("networks", 1))
+        left = [len(self._missing("pairs", turn + 1)) for turn in range(self.passes)]
+        return sum(left) + len(self._missing("networks", 1))
 
     def _each(self, kind: str, turn: int, until: float, work: Callable[[str], float]) -> None:
         """Time everything of a kind that has been timed less often than this."""
@@ -615,15 +622,19 @@ class Session:
         self.results.save(now=now)
 
     def _say(self, kind: str, turn: int, left: int) -> None:
-        total, seconds = len(self.names[kind]), None
-        if self.seconds[kind]:
-            seconds = left * float(np.mean(self.seconds[kind]))
-            if kind == "pairs" and turn == 1:  # a network takes about as long as a pair until one is timed
-                seconds += len(self._missing("networks", 1)) * float(
-                    np.mean(self.seconds["networks"] or self.seconds[kind])
-                )
         what = "networks" if kind == "networks" else "kernels" if turn == 1 else f"kernels, pass {turn},"
-        self.line.show(f"{self.threads} thread(s): {what} {total - left} of {total}", seconds)
+        total = len(self.names[kind])
+        self.line.show(f"{self.threads} thread(s): {what} {total - left} of {total}", self._time_left())
+
+    def _time_left(self) -> float | None:
+        """Seconds for what is missing and for the other numbers of threads, None while nothing was timed."""
+        if not self.seconds["pairs"] and not self.seconds["networks"]:
+            return None
+        pair = float(np.mean(self.seconds["pairs"] or self.seconds["networks"]))
+        network = float(np.mean(self.seconds["networks"] or self.seconds["pairs"]))
+        pairs = sum(len(self._missing("pairs", turn + 1)) for turn in range(self.passes))
+        whole = self.passes * len(self.names["pairs"]) * pair + len(self.names["networks"]) * network
+        return pairs * pair + len(self._missing("networks", 1)) * network + self.more * whole
 
 
 class Line:
@@ -769,17 +780,17 @@ def measure(
         share = (begun + budget - time.monotonic()) / (len(threads) - place)
         start = time.monotonic()
         line = Line(begun + budget)
-        session = Session(kit, runtime, results, plan, count, line)
+        session = Session(kit, runtime, results, plan, count, passes, len(threads) - place - 1, line)
         try:
-            left += session.run(passes, start + (1 - SHARE_OF_NETWORKS) * share, start + share)
+            left += session.run(start + (1 - SHARE_OF_NETWORKS) * share, start + share)
         finally:
             line.end()
-        state = session.state
+        state, failed = session.state, session.state["failed"].values()
         steady = "steady" if state["stable"] else "UNSTEADY: other work, clocks or heat changed its pace; measure again"
         tell(
             f"{count} thread(s): {len(state['pairs'])} kernels and {len(state['networks'])} networks in "
             f"{in_words(state['seconds'])}, the machine was {steady}"
-            + (f"; {len(state['failed'])} could not be timed" if state["failed"] else "")
+            + (f"; {len(state['failed'])} could not be timed ({next(iter(failed))})" if failed else "")
             + ("; it was THROTTLED by heat or supply" if state["seen"].get("throttled") else "")
         )
     return left
@@ -802,6 +813,7 @@ def _time_model(path: Path, kit: Kit, runtime: Any, results: Results, threads: i
     digest = hashlib.sha256(model).hexdigest()
     known = [entry for entry in results.content["models"] if (entry["sha256"], entry["threads"]) != (digest, threads)]
     entry = {"file": path.name, "sha256": digest, "when": _now(), **timing.to_dict()}
+    entry["load"] = None if math.isnan(timing.load) else timing.load  # not told on Windows
     results.content["models"] = [*known, entry]
     results.save()
     tell(
