@@ -83,16 +83,16 @@ def agreement(held: Sequence[Pair], calibration: Calibration) -> dict[str, float
     """What whole networks that were not used for the fit say of the predictions; the numbers of a `[validation]`."""
     errors = _errors(calibration, held)
     predicted = [calibration.predict(pair[0], _megabytes(pair)) for pair in held]
-    numbers: dict[str, float] = {"n": len(held)}
+    numbers: dict[str, float] = {}
     for percent in (2, 5, 10):
         numbers[f"within_{percent}"] = sum(error <= percent / 100 for error in errors) / len(held)
     numbers |= {"mape": sum(errors) / len(held), "worst": max(errors)}
     if len(held) > 2:
         numbers["spearman"] = _rank_correlation(predicted, [float(pair[1]) for pair in held])
-    return {name: value if name == "n" else round(value, 5) for name, value in numbers.items()}
+    return {"n": len(held), **{name: round(value, 5) for name, value in numbers.items()}}
 
 
 def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     """Spearman's, of values of which hardly two are equal."""
     ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
