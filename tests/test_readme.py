@@ -136,3 +136,20 @@ def test_every_field_of_the_report_is_in_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     missing = [name for name in ("schema", *SCHEMA.fields) if f"`{name}`" not in text]
     assert not missing, f"the README documents report.json; missing: {', '.join(missing)}"
+
+
+def test_the_device_in_the_readme_is_a_profile(tmp_path: Path) -> None:
+    """Its TOML is read as it stands there, and predicts."""
+    from rcnas_edge.nets import family
+    from rcnas_edge.profile import Target, read_profile
+    from rcnas_edge.testing import profile_conformance
+
+    (text,) = re.findall(r"^```toml\n(# my-board.toml\n.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "my-board.toml").write_text(text, encoding="utf-8")
+    profile = read_profile(tmp_path / "my-board.toml")
+    profile_conformance(profile)
+    kind = family("wrn")
+    network = kind.network("wrn-16-2", image=(3, 32, 32), classes=10, mean=(0.5,) * 3, std=(0.2,) * 3)
+    ms, measured = profile.latency(kind.layers(network), Target("my-board"))
+    assert 0.25 * 101 < ms < 2 * 0.25 * 101, "101 M MACs at 0.25 ms a million, and what else there is"
+    assert measured == 0
