@@ -381,6 +381,8 @@ def machine(runtime: str) -> dict[str, Any]:
             found["cpu"] = value
         elif label in ("flags", "Features"):
             found["features"] = hashlib.sha256(value.encode()).hexdigest()[:12]
+        elif label in ("CPU implementer", "CPU part"):  # what tells two ARM cores with the same features apart
+            found["features"] += f" {value}"
         elif not label:  # the first processor is described
             break
     found["runtime"] = runtime
@@ -584,7 +586,7 @@ class Session:
             self._say(kind, turn, len(todo) - place)
             try:
                 ms = float(f"{work(name):.6g}")
-            except (Refused, MemoryError, RuntimeError) as error:  # one model that does not run stops no other
+            except Exception as error:  # the runtimes' have no base; one model that does not run stops no other
                 self.state["failed"][name] = f"{type(error).__name__}: {error}"[:300]
             else:
                 self.state[kind].setdefault(name, []).append(ms)

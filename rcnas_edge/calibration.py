@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 Pair = Sequence[float]
-"""(ms summed over the kernels of a network, its measured ms, the MB of its weights; 0 where they are missing)."""
+"""(ms summed over the kernels of a network, its measured ms, the MB of its weights; 0 where they are missing); what
+comes behind is not looked at here."""
 
 CACHES_MB = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 """Sizes of a cache that are tried."""

@@ -197,8 +197,12 @@ class Profile:
         return total, 1.0 - scale * estimated / total if self.measures(layers, setting) else 0.0
 
     def measures(self, layers: Sequence[Layer], setting: str) -> bool:
-        """Whether a prediction can rest on measured rows: there are some, and the image is in the domain."""
-        return bool(self.tables[setting].surfaces) and not self.outside(layers)
+        """Whether a prediction can rest on measured rows: there are some, and the image is in the domain.
+
+        A table of which provenance says that it is an estimate is none.
+        """
+        kind = provenance.kind_of(self.provenance, setting, provenance.TABLE)
+        return bool(self.tables[setting].surfaces) and kind != provenance.ESTIMATE and not self.outside(layers)
 
     def scale_and_overhead(self, layers: Sequence[Layer], setting: str) -> tuple[float, float]:
         """Whole networks of this image size against the sum of their kernels, and the ms beside: of a call without

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rcnas_edge.cost import Cost
+from rcnas_edge.errors import InputError
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.profile import Profile, Target, image_size, machine
 from rcnas_edge.provenance import MEASURED, TABLE
@@ -24,23 +25,37 @@ def is_here(profile: Profile) -> bool:
     """Whether the device is this machine: one that is measured where it is used, or this very processor and runtime."""
     if profile.runtime not in TIMED:
         return False
-    here = machine()
-    return profile.on_first_use or any(
-        entry.get("kind") == MEASURED
-        and TABLE in entry.get("covers", ())
-        and all(entry.get(key) == value for key, value in here.items())
-        for entry in profile.provenance
-    )
+    tables = [
+        entry for entry in profile.provenance if entry.get("kind") == MEASURED and TABLE in entry.get("covers", ())
+    ]
+    if not tables:
+        return profile.on_first_use
+    return any(all(entry.get(key) == value for key, value in machine().items()) for entry in tables)
 
 
 def timed(bench: Bench) -> tuple[Target, ...]:
-    """The targets of a task that are this machine."""
-    return tuple(target for target, profile in bench.profiles.items() if is_here(profile))
+    """The targets that were this machine when the run began; on another machine it is read, and not timed anew."""
+    return bench.here
 
 
 def predicted(bench: Bench) -> tuple[Target, ...]:
     """The targets of a task that are not this machine: nothing is timed for them."""
     return tuple(target for target in bench.targets if target not in timed(bench))
+
+
+def time_here(model: Path, bench: Bench, *, seconds: float) -> dict[Target, Timing]:
+    """The latency of a run's file on its targets that are this machine.
+
+    Raises InputError where they were when the run began and are no longer: budgets in percent are of a teacher that was
+    timed there.
+    """
+    for target in timed(bench):
+        if not is_here(bench.profiles[target]):
+            raise InputError(
+                f"a run is timed on one machine, {target} was measured on another one or with another runtime than "
+                f"{machine()['runtime']}: continue there, or take another --out"
+            )
+    return time_on(model, timed(bench), seconds=seconds)
 
 
 def time_on(model: Path, targets: Iterable[Target], *, seconds: float) -> dict[Target, Timing]:

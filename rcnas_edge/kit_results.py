@@ -220,6 +220,8 @@ def _setting(
     for key, seen in found["seen"].items():
         for part in seen if isinstance(seen, list) and len(seen) == 2 else [seen]:
             _plain(f"{where} seen {shown(key)}", key, part)
+            if isinstance(seen, list):
+                check_number(f"{where} seen {shown(key)}", part, least=-1e15, most=1e15)
     failed = _many(f"{where} failed", found["failed"])
     for name, reason in failed.items():
         check_words(f"{where} failed {shown(name)}", reason)

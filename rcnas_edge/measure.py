@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,8 @@ CALIBRATION, CHECK = 24, 12
 SHARE_OF_NETWORKS = 0.2
 """Of the time, kept for whole networks."""
 SAVE_SECONDS = 2.0
+ESTIMATED = -1
+"""In the place of a network's digest in a pair whose sum rests on estimates: a later call does not fit to it."""
 
 
 def measure_profile(
@@ -86,7 +89,8 @@ def measure_profile(
     path = cache_path(name) if path is None else Path(path)
     known = _start(name, base, path, threads)
     setting = Target(name, "fp32", threads).setting
-    former = [entry["reference_ms"] for entry in known.provenance if entry.get("setting") == setting]
+    entries = [entry for entry in known.provenance if entry.get("setting") == setting]
+    former = [ms for entry in entries if isinstance(ms := entry.get("reference_ms"), int | float)]
     timer = Stopwatch(threads, pace=former[0] if former else None)
     measurement = Measurement(known, path, threads, timer, progress or (lambda label, share: None))
     measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds, passes)
@@ -161,7 +165,10 @@ class Measurement:
         for row in self.profile.rows:
             if row.setting == self.setting:
                 self.surfaces.setdefault(row.key, {})[row.channels_in, row.channels_out] = row.ms
-        self.begun = sum(entry.get("rows", 0) for entry in self._entries() if not entry.get("complete", True))
+        killed = [entry for entry in self._entries() if not entry.get("complete", True)]
+        self.begun = sum(entry.get("rows", 0) for entry in killed)
+        self.begun_spread = max((entry.get("reference_spread", 0.0) for entry in killed), default=0.0)
+        self.begun_passes = max((entry.get("passes", 0) for entry in killed), default=0)
 
     # Rows
 
@@ -259,9 +266,12 @@ class Measurement:
                 if time.monotonic() > deadline and len(pairs) >= 3:
                     break
                 self.progress("whole networks", place / len(chosen))
-                summed = sum(table.lookup(kernel)[0] for kernel, _ in kernels(layers, self.profile.runtime))
-                pairs.append((summed, time_network(layers), megabytes_of_weights(layers)))
+                times = [table.lookup(kernel) for kernel, _ in kernels(layers, self.profile.runtime)]
+                which = zlib.crc32(repr(layers).encode()) if all(known for _, known in times) else ESTIMATED
+                pairs.append((sum(ms for ms, _ in times), time_network(layers), megabytes_of_weights(layers), which))
+            seen = {pair[3] for other in entries for pair in other.get("calibration", ()) if len(pair) > 3}
             fitted, held = _parted(pairs, counts)
+            held = [pair for pair in held if pair[3] not in seen]
             self.save(complete=True, size=size, fitted=fitted, held=held, seconds=time.monotonic() - started)
 
     # Files
@@ -280,7 +290,7 @@ class Measurement:
         Of whole networks of one image size, timed in so many `seconds`, `fitted` fix the calibration and `held` check
         the predictions.
         """
-        spread = self.timer.spread
+        spread = max(self.timer.spread, self.begun_spread)
         entry: dict[str, Any] = {
             "covers": [TABLE, OVERHEAD],
             "kind": MEASURED,
@@ -290,16 +300,16 @@ class Measurement:
             **self.facts(),
             "threads": self.threads,
             "rows": self.begun + len(self.samples),
-            "passes": max(map(len, self.samples.values()), default=0),
+            "passes": max(map(len, self.samples.values()), default=self.begun_passes),
             "reference_ms": self.timer.pace,
             "reference_spread": round(spread, 4),
             "stable": spread <= STEADY,
-            "calibration": [list(pair) for pair in fitted],
+            "calibration": [list(pair) for pair in fitted if len(pair) < 4 or pair[3] != ESTIMATED],
         }
         overhead, scale = dict(self.profile.overhead_ms), dict(self.profile.scale)
         streaming, validation = dict(self.profile.streaming), dict(self.profile.validation)
         if fitted:
-            entries = [*self._entries(), entry]
+            entries = [*self._entries(), {**entry, "calibration": fitted}]
             alike = [other for other in entries if other.get("image") == size]
             for key, of_key in ((self.setting, entries), (f"{self.setting}/{size}", alike)):
                 found = fit([pair for other in of_key for pair in other.get("calibration", ())])
@@ -309,6 +319,8 @@ class Measurement:
                     streaming[key] = (found.cache_mb, found.ms_per_mb)
             if held:
                 validation[f"{self.setting}/{size}"] = {**agreement(held, found), "seconds": round(seconds, 1)}
+            else:  # former numbers are of another calibration
+                validation.pop(f"{self.setting}/{size}", None)
         kept = [  # what a killed call began is this measurement's now
             other
             for other in self.profile.provenance

@@ -11,7 +11,7 @@ from rcnas_edge.covering import spaces
 from rcnas_edge.errors import InputError
 from rcnas_edge.measure import measure_profile, runtime_here
 from rcnas_edge.prepare import sampled_layers
-from rcnas_edge.profile import Profile, cache_path, list_profiles, machine
+from rcnas_edge.profile import Profile, Target, cache_path, list_profiles, machine
 
 PASSES = 9
 """Over the table, at most: what the budget leaves room for."""
@@ -35,22 +35,23 @@ def measure_here(
     """Measure a profile of this machine for the students of the network `base` on images "CxHxW"; and where it is kept.
 
     `family` is one, or `all`; `base` its largest student, the family's default network if None. `budget` is the time
-    that it may take. What the profile has already is kept, so that a killed call goes on; `anew` begins again.
+    that it may take. What the profile has already is kept, so that a killed call goes on; `anew` begins
+    again, with the rows of all threads.
     """
     seconds = seconds_of(budget)
     covered = spaces(family, base, image, classes).values()
     networks = [layers for space in covered for layers in sampled_layers(space, 0)]
-    path = cache_path(name)
-    if anew:
-        path.unlink(missing_ok=True)
-    known = {found.name: found for found in list_profiles()}.get(name)
-    if known is None:
-        known = Profile(name, machine()["cpu"], runtime_here(), on_first_use=True)
-    elif not known.on_first_use:
+    new = Profile(name, machine()["cpu"], runtime_here(), on_first_use=True)
+    known = {found.name: found for found in list_profiles()}.get(Target(name, "fp32", threads).profile, new)
+    if not known.on_first_use:
         raise InputError(
             f"a profile that is measured here is of this machine, {name!r} is another device: take --name host, or a "
             "name of your own"
         )
+    path = cache_path(name)
+    if anew:
+        path.unlink(missing_ok=True)
+        known = {found.name: found for found in list_profiles()}.get(name, new)
     found = measure_profile(
         name,
         networks,

@@ -32,7 +32,7 @@ def compress_each(setting: TaskSetting, out: Path, console_of: Callable[[Path], 
     tasks = setting.for_each()
     around = Run(out)
     with around.locked():
-        write_json(around / DEVICES, {"devices": list(tasks)})
+        write_json(around / DEVICES, {"devices": list(dict.fromkeys([*around.devices, *tasks]))})
         for device, alone in tasks.items():
             Opened(alone, Run(out / device), console_of(out / device)).check()
         codes: dict[str, int] = {}

@@ -27,6 +27,7 @@ from rcnas_edge.run import Run
 from rcnas_edge.space import Architecture, Layer, Space
 from rcnas_edge.task import Bench, Task
 from rcnas_edge.train.batches import as_float
+from rcnas_edge.train.crafting import computed_in
 from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust
 from rcnas_edge.train.recipe import recipe
 
@@ -56,13 +57,14 @@ def open_bench(task: Task, run: Run, console: Console) -> Bench:
         }
         known = run.keep("teacher/cost.json", depends, values)
     costs = {target: Cost.from_dict(known["costs"][str(target)]) for target in profiles}
-    return Bench(task, profiles, costs, teacher_robust(task, Run(run.shared), console))
+    timed = tuple(target for target in profiles if str(target) in known["timings"])
+    return Bench(task, profiles, costs, teacher_robust(task, Run(run.shared), console), timed)
 
 
 def teacher_robust(task: Task, run: Run, console: Console) -> float:
     """The teacher's accuracy under the judge's attack on held-out images; kept, since no device changes it."""
     depends: dict[str, Any] = {"teacher": task.teacher.digest, "data": task.data.digest}
-    depends |= {"attack": str(task.threat), "seed": task.setting.seed}
+    depends |= {"attack": str(task.threat), "seed": task.setting.seed, "computed": computed_in(task.device)}
     known = run.done("teacher/accuracy.json", depends)
     if known is None:
         console.say(f"teacher {task.teacher.name}: scoring it on held-out images")

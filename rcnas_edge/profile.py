@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 CACHE = "cache of this machine"
-_MEASURED_HERE = re.compile(r"(.+)-[0-9a-f]{12}")
+MEASURED_HERE = re.compile(r"(.+)-[0-9a-f]{12}")
 """Stem of a file in the cache: a name, and the digest of machine and format."""
 
 
@@ -67,6 +67,8 @@ def _machine() -> tuple[tuple[str, str], ...]:
                 found["cpu"] = value
             elif label in ("flags", "Features"):
                 found["features"] = hashlib.sha256(value.encode()).hexdigest()[:12]
+            elif label in ("CPU implementer", "CPU part"):  # what tells two ARM cores with the same features apart
+                found["features"] += f" {value}"
             elif not label:  # the first processor is described
                 break
     except OSError:
@@ -136,6 +138,10 @@ def catalogue() -> tuple[Listed, ...]:
                 found.append(Listed(name, offer.brought_by, offer.open()))
             except InputError as error:
                 found.append(Listed(name, offer.brought_by, problem=str(error)))
+            except Exception as error:  # a stranger's code
+                found.append(
+                    Listed(name, offer.brought_by, problem=f"{name} cannot be read: {profile_plugins.in_words(error)}")
+                )
     return tuple(sorted(found, key=lambda listed: (listed.name, listed.problem)))
 
 
@@ -150,7 +156,7 @@ def _cached() -> list[Listed]:
     suffix = cache_path("").stem
     for path in sorted(cache_folder().glob("*.toml"), key=lambda path: path.stem.endswith(suffix)):
         here = path.stem.endswith(suffix)
-        if not here and _MEASURED_HERE.fullmatch(path.stem):
+        if not here and MEASURED_HERE.fullmatch(path.stem):
             continue  # of another machine, runtime or format
         name = path.stem.removesuffix(suffix) if here else path.stem
         try:

@@ -52,7 +52,15 @@ def offers() -> tuple[dict[str, Offer], list[Problem]]:
                 found[name] = _one_of(found[name], offer) if name in found else offer
         except InputError as error:
             problems.append(Problem(entry.name, brought_by, str(error)))
+        except Exception as error:  # a stranger's code
+            words = f"the plugin {entry.name!r} cannot be read: {in_words(error)}"
+            problems.append(Problem(entry.name, brought_by, words))
     return found, problems
+
+
+def in_words(error: Exception) -> str:
+    """An error of somebody else's code on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _one_of(former: Offer, offer: Offer) -> Offer:

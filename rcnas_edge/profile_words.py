@@ -43,11 +43,13 @@ def lines(profile: Profile) -> Iterator[str]:
         yield "provenance   " + ", ".join([*first, *rest])
 
 
-def measured_words(profile: Profile) -> Iterator[str]:
+def measured_words(profile: Profile, setting: str) -> Iterator[str]:
     """What a measurement came to: how well whole networks were predicted, and whether the machine held still."""
-    for setting, numbers in profile.validation.items():
-        yield f"{setting:12} {validation.words(numbers)}"
-    for entry in profile.provenance[-1:]:
+    for sized, numbers in profile.validation.items():
+        if sized.rpartition("/")[0] == setting:
+            yield f"{sized:12} {validation.words(numbers)}"
+    entries = [entry for entry in profile.provenance if entry.get("setting") == setting and "passes" in entry]
+    for entry in entries[-1:]:
         spread = f"the reference kernel varied by {100 * float(entry['reference_spread']):.1f} %"
         steady = "steady" if entry["stable"] else "UNSTEADY, measure it again on a quieter machine with --anew"
         yield f"{entry['setting']:12} {steady}: {spread}, in {entry['passes']} pass(es)"

@@ -121,6 +121,12 @@ def origin(entries: Sequence[Entry], setting: str, groups: Sequence[str]) -> str
     return "; the rest ".join(found)
 
 
+def kind_of(entries: Sequence[Entry], setting: str, group: str) -> str | None:
+    """The kind of the last entry about a group of numbers and a setting, None without one."""
+    about = [entry for entry in entries if group in entry.get("covers", ()) and _is_about(entry, setting)]
+    return about[-1].get("kind") if about else None
+
+
 def _is_about(entry: Entry, setting: str) -> bool:
     """Whether an entry speaks of a setting: it names it, with or without the size of an image, or names none."""
     return str(entry.get("setting", setting)).split("/")[:2] == setting.split("/")

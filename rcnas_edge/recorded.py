@@ -18,7 +18,7 @@ from rcnas_edge.kit import FIT
 from rcnas_edge.kit_results import Results, Setting, read_results
 from rcnas_edge.measure import Measurement
 from rcnas_edge.planning import ordered
-from rcnas_edge.profile import Profile, cache_folder, save_profile
+from rcnas_edge.profile import MEASURED_HERE, Profile, cache_folder, cache_path, save_profile
 from rcnas_edge.provenance import UNKNOWN
 from rcnas_edge.table import Table
 
@@ -33,6 +33,8 @@ def import_results(path: Path, name: str, folder: Path | None = None) -> tuple[P
     check_name(name)
     if name == HOST:
         raise InputError(f"{HOST!r} is the machine that a profile is used on, a board has another name: take --name")
+    if folder is None and (cache_path(name).exists() or MEASURED_HERE.fullmatch(name)):
+        raise InputError(f"a board has a name of its own, {name!r} is of what was measured here: take another --name")
     profile = profile_of(read_results(path), name, str(path))
     return profile, save_profile(profile, cache_folder() if folder is None else folder)
 

@@ -33,8 +33,13 @@ class Run:
     @property
     def shared(self) -> Path:
         """Where lies what does not depend on the device: the run's own folder, or that around runs for one each."""
-        around = self.folder.absolute().parent
-        return around if (around / DEVICES).is_file() else self.folder
+        folder = self.folder.absolute()
+        return folder.parent if folder.name in Run(folder.parent).devices else self.folder
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that have a run of their own in this folder."""
+        return list(read_json(self / DEVICES)["devices"]) if (self / DEVICES).is_file() else []
 
     @contextmanager
     def locked(self) -> Iterator[None]:

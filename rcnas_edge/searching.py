@@ -12,7 +12,7 @@ from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
 from rcnas_edge.cost import Budget, Cost, show
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.feasibility import require
-from rcnas_edge.here import predicted, time_on, timed
+from rcnas_edge.here import predicted, time_here, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network
 from rcnas_edge.prepare import TIMING_SECONDS, budget_table, real_costs
@@ -217,7 +217,7 @@ class Searching:
             path = self.run / f"{key}.{self.setting.format}"
             student = task.student(architecture, seed=self.setting.seed).eval()
             artefact = export_network(self.opened, student, path, digest="untrained")
-            found = time_on(path, here, seconds=TIMING_SECONDS)
+            found = time_here(path, self.opened.bench, seconds=TIMING_SECONDS)
             timings = {str(target): asdict(timing) for target, timing in found.items()}
             known = self.run.keep(f"{key}.json", depends, {"timings": timings, "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):

@@ -131,7 +131,7 @@ class TaskSetting:
         for name, quantity in LIMITS.items():
             texts = _by_device(name, getattr(self, name), devices)
             if {device, EVERY_DEVICE} & texts.keys():
-                found[quantity] = texts.get(device) or texts[EVERY_DEVICE]
+                found[quantity] = texts[device] if device in texts else texts[EVERY_DEVICE]
         return found
 
     @property

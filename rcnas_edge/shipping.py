@@ -8,7 +8,7 @@ from typing import Any
 from rcnas_edge.cost import Cost, show
 from rcnas_edge.export import Artefact, read_artefact
 from rcnas_edge.fitting import Fitting
-from rcnas_edge.here import cautions, not_measured, predicted, time_on, timed
+from rcnas_edge.here import cautions, not_measured, predicted, time_here, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network
 from rcnas_edge.prepare import FINAL_TIMING_SECONDS, real_costs
@@ -37,7 +37,7 @@ class Shipping:
             return read_artefact(path)
         model, _ = self.fitting.train().build()
         artefact = export_network(self.opened, model, path, digest=self.fitting.train().sha256)
-        found = time_on(path, timed(self.opened.bench), seconds=FINAL_TIMING_SECONDS)
+        found = time_here(path, self.opened.bench, seconds=FINAL_TIMING_SECONDS)
         timings = {str(target): asdict(timing) for target, timing in found.items()}
         words = [f"{show('latency', timing.p50_ms)} on {target}" for target, timing in found.items()]
         self.opened.console.say(", ".join([f"exported {path.name}: {artefact.bytes} bytes", *words]))

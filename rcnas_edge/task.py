@@ -124,13 +124,14 @@ class Bench:
 
     `profiles` and `teacher_costs` have one entry per target. The teacher's cost is the reference of budgets in percent:
     its latency is measured where the target is this machine, else predicted, or None. `teacher_robust` is its accuracy
-    under the judge's attack on held-out images.
+    under the judge's attack on held-out images. `here` are the targets that were this machine when the run began.
     """
 
     task: Task
     profiles: Mapping[Target, Profile]
     teacher_costs: Mapping[Target, Cost]
     teacher_robust: float
+    here: tuple[Target, ...] = ()
     _costs: dict[Hashable, dict[Target, Cost]] = field(default_factory=dict, repr=False)
     _features: dict[Hashable, float] = field(default_factory=dict, repr=False)
 

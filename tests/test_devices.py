@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,6 +240,35 @@ def test_this_machine_is_where_a_profile_was_measured() -> None:
         assert not here.is_here(replace(measured, provenance=(entry | other,))), other
     assert not here.is_here(replace(measured, runtime="onnxruntime-cuda"))
     assert not here.is_here(load_profile(PHONE))
+    elsewhere = replace(measured, provenance=(entry | {"cpu": "another"},), on_first_use=True)
+    assert not here.is_here(elsewhere), "a copy of the host's profile that another machine made"
+
+
+def test_a_run_that_was_timed_on_another_machine_is_read_there_and_not_timed_anew() -> None:
+    entry = {"covers": ["table"], "kind": "measured", **machine(), "cpu": "another"}
+    lab = Profile("lab", "v", "onnxruntime", provenance=(entry,), on_first_use=True)
+    bench = SimpleNamespace(profiles={A: lab}, targets=(A, B), here=(A,))
+    assert here.timed(bench) == (A,)
+    assert here.predicted(bench) == (B,)
+    with pytest.raises(InputError, match=r"board-a/fp32/1 was measured on another one.*another --out"):
+        here.time_here(Path("model.onnx"), bench, seconds=1.0)
+
+
+def test_only_the_devices_that_are_listed_share_what_lies_around(tmp_path: Path) -> None:
+    (tmp_path / "devices.json").write_text('{"devices": ["board-a", "board-b"]}')
+    assert Run(tmp_path / "board-b").shared == tmp_path
+    assert Run(tmp_path / "another").shared == tmp_path / "another"
+    assert Run(tmp_path).shared == tmp_path
+
+
+@pytest.mark.parametrize("text", ["host=", "board=,host=2ms", "host= "])
+def test_a_limit_without_a_value_is_one_sentence(text: str) -> None:
+    with pytest.raises(InputError, match="latency"):
+        [
+            [Limit.parse(quantity, limit) for quantity, limit in asked.limits_of(device).items()]
+            for asked in [TaskSetting(profile="host,board", max_latency=text)]
+            for device in ("host", "board")
+        ]
 
 
 def test_a_run_on_two_boards_is_judged_by_prediction_and_says_so(

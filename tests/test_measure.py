@@ -317,6 +317,30 @@ def test_the_median_of_the_passes_is_kept(tmp_path: Path) -> None:
     assert not wrong
 
 
+def test_a_later_call_does_not_fit_to_sums_of_estimates_nor_check_on_what_was_fitted(tmp_path: Path) -> None:
+    """Networks take 1.1 times their kernels; the first call knows the kernels of one of them, the second of all."""
+    runtime = runtime_here()
+    timer = Known(runtime)
+
+    def whole(layers) -> float:
+        return 1.1 * sum(Known.ms(kernel) for kernel, _ in kernels(layers, runtime))
+
+    def call(known: Profile, covered, counts: tuple[int, int]) -> Profile:
+        measurement = measure.Measurement(known, tmp_path / "host.toml", 1, timer, lambda label, share: None)
+        measurement.rows(covered, math.inf)
+        measurement.whole_networks(TINY, whole, math.inf, counts)
+        return measurement.profile
+
+    first = call(Profile("host", "known", runtime), TINY[:1], (3, 1))
+    assert len(first.provenance[-1]["calibration"]) <= 1, "the sums of the others are estimates"
+    second = call(first, TINY, (2, 2))
+    assert second.scale["fp32/1/8x8"] == pytest.approx(1.1, rel=1e-3)
+    fitted = {pair[3] for pair in second.provenance[-1]["calibration"]}
+    before = {pair[3] for pair in first.provenance[-1]["calibration"]}
+    assert second.validation["fp32/1/8x8"]["n"] == len(TINY) - len(fitted | before)
+    assert second.validation["fp32/1/8x8"]["mape"] < 1e-3
+
+
 def test_the_agreement_of_predictions_is_counted_by_hand() -> None:
     """Four networks, predicted 1 %, 4 %, 8 % and 20 % too high; then two of them in the wrong order."""
     pairs = [(1.01, 1.0, 0.0), (2.08, 2.0, 0.0), (4.32, 4.0, 0.0), (4.2, 3.5, 0.0)]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from click.testing import CliRunner
 
 from rcnas_edge import measuring
 from rcnas_edge.cli import cli
 from rcnas_edge.errors import InputError
+from rcnas_edge.fusion import Key
+from rcnas_edge.measure import Measurement, runtime_here
 from rcnas_edge.measuring import seconds_of
-from rcnas_edge.profile import cache_path, load_profile
+from rcnas_edge.profile import Profile, Row, cache_path, load_profile
+from rcnas_edge.profile_words import measured_words
 
 ASKED = ["profile", "measure", "--name", "my-desk", "--base", "wrn-10-1", "--image", "1x8x8", "--budget", "2s"]
 
@@ -58,3 +64,33 @@ def test_a_budget_is_a_time() -> None:
     for text in ("10", "min", "-3s", "nans", "0s", "25h", "1e9s", "10 parsecs", ""):
         with pytest.raises(InputError, match="10min"):
             seconds_of(text)
+
+
+@pytest.mark.parametrize(("name", "threads"), [("../victim", "1"), ("my-kept", "0")])
+def test_nothing_is_forgotten_before_everything_is_checked(name: str, threads: str) -> None:
+    path = cache_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("kept")
+    try:
+        asked = ["profile", "measure", "--name", name, "--threads", threads, "--anew", "--budget", "1s"]
+        assert isinstance(CliRunner().invoke(cli, asked).exception, InputError)
+        assert path.read_text() == "kept"
+    finally:
+        path.unlink()
+
+
+def test_a_table_that_a_killed_call_began_on_an_unsteady_machine_stays_unsteady(tmp_path: Path) -> None:
+    runtime = runtime_here()
+    kernel = ("relu", "plain", 1, 1, 1, 8, 8, 8, 8)
+    entry = {"covers": ["table"], "kind": "measured", "setting": "fp32/1", "complete": False, "rows": 7, "passes": 2}
+    entry |= {"reference_spread": 0.5, "stable": False, "when": "2026-01-01", "source": "x", "runtime": "x"}
+    entry |= {"threads": 1, "clocks": "unknown", "load": 0.0, "reference_ms": 1.0}
+    row = Row("fp32", 1, Key(*kernel[:7]), 8, 8, 0.001)
+    begun = Profile("host", "known", runtime, rows=(row,), provenance=(entry,))
+    timer = SimpleNamespace(spread=0.01, pace=1.0)
+    resumed = Measurement(begun, tmp_path / "host.toml", 1, timer, lambda label, share: None)
+    resumed.save(complete=True, size="8x8")
+    (told,) = resumed.profile.provenance
+    assert (told["stable"], told["reference_spread"], told["rows"], told["passes"]) == (False, 0.5, 7, 2)
+    assert "UNSTEADY" in " ".join(measured_words(resumed.profile, "fp32/1"))
+    assert list(measured_words(resumed.profile, "fp32/2")) == []

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -735,3 +736,14 @@ def test_the_example_in_the_readme_of_the_format_is_a_profile(tmp_path: Path) ->
 def test_the_machine_is_described_in_plain_values() -> None:
     assert json.loads(json.dumps(machine())) == machine()
     assert machine()["runtime"].startswith("onnxruntime")
+
+
+def test_a_table_of_estimates_is_not_measured() -> None:
+    """Rows whose provenance calls them an estimate predict, and count as nothing measured."""
+    row = Row("fp32", 1, Key("relu", "plain", 1, 1, 1, 8, 8), 4, 4, 12.0)
+    layer = Layer("r", "relu", (4, 8, 8), (4, 8, 8), reads=(IMAGE,))
+    entry = {"covers": ["table"], "kind": "estimate", "when": "2026-01-31", "source": "a guess"}
+    guessed = Profile("board", "v", "onnxruntime", rows=(row,), provenance=(entry,))
+    assert guessed.latency([layer], Target("board")) == (12.0, 0.0)
+    third = replace(guessed, provenance=({**entry, "kind": "third party"},))
+    assert third.latency([layer], Target("board")) == (12.0, 1.0)

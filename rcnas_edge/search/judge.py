@@ -21,6 +21,7 @@ from rcnas_edge.errors import DivergedError
 from rcnas_edge.search.protocol import Score
 from rcnas_edge.space import Architecture
 from rcnas_edge.task import Task
+from rcnas_edge.train.crafting import computed_in
 from rcnas_edge.train.fit import fit
 from rcnas_edge.train.judging import SELECTION_IMAGES
 from rcnas_edge.train.recipe import Recipe
@@ -45,6 +46,7 @@ class TrainedJudge:
                 "threat": str(task.threat),
                 "recipe": recipe.to_dict(),
                 "seed": setting.seed,
+                "computed": computed_in(task.device),
             }
         )
         self.spent = 0.0

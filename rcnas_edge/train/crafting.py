@@ -22,6 +22,11 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
+def computed_in(device: torch.device) -> str:
+    """Where and in which number type attacks of a training are crafted: scores of another kind are no match."""
+    return f"{device.type}, {str(fast_dtype(device) or torch.float32).removeprefix('torch.')}"
+
+
 def attack_of_epoch(recipe: Recipe, epoch: int, *, warm: bool = True) -> str:
     """The inner attack of an epoch (from 0): "n-fgsm", or "pgd-K". `warm` is false once the warm phase was ended."""
     return recipe.warm_attack if warm and epoch < recipe.warm_epochs else f"pgd-{recipe.attack_steps}"
