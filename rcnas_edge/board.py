@@ -372,8 +372,8 @@ class OnnxRuntime:
 # The machine
 
 
-def machine(runtime: str) -> dict[str, Any]:
-    """What a latency measured here depends on."""
+def processor() -> dict[str, str]:
+    """The first processor: what it calls itself, and a digest of its features (empty where the system is not Linux)."""
     found = {"cpu": platform.processor() or platform.machine(), "features": ""}
     for line in _read("/proc/cpuinfo").splitlines():
         label, _, value = (part.strip() for part in line.partition(":"))
@@ -385,10 +385,15 @@ def machine(runtime: str) -> dict[str, Any]:
             found["features"] += f" {value}"
         elif not label:  # the first processor is described
             break
-    found["runtime"] = runtime
+    return found
+
+
+def machine(runtime: str) -> dict[str, Any]:
+    """What a latency measured here depends on."""
     board = _read("/proc/device-tree/model").strip("\0 \n") or _read("/sys/devices/virtual/dmi/id/product_name").strip()
     return {
-        **found,
+        **processor(),
+        "runtime": runtime,
         "board": board,
         "cores": os.cpu_count() or 1,
         "system": platform.platform(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from rcnas_edge import profile_format, profile_plugins
+from rcnas_edge.board import processor
 from rcnas_edge.bounds import check_name, meant
 from rcnas_edge.device import Profile
 from rcnas_edge.domain import Domain, image_size
@@ -59,20 +59,7 @@ MEASURED_HERE = re.compile(r"(.+)-[0-9a-f]{12}")
 
 @lru_cache(maxsize=1)
 def _machine() -> tuple[tuple[str, str], ...]:
-    found = {"cpu": platform.processor() or platform.machine(), "features": ""}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            label, _, value = (part.strip() for part in line.partition(":"))
-            if label == "model name":
-                found["cpu"] = value
-            elif label in ("flags", "Features"):
-                found["features"] = hashlib.sha256(value.encode()).hexdigest()[:12]
-            elif label in ("CPU implementer", "CPU part"):  # what tells two ARM cores with the same features apart
-                found["features"] += f" {value}"
-            elif not label:  # the first processor is described
-                break
-    except OSError:
-        pass  # not Linux: the platform's own words have to do
+    found = processor()
     found["runtime"] = "onnxruntime not installed"
     for package in ("onnxruntime-gpu", "onnxruntime"):
         try:
