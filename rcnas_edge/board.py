@@ -164,13 +164,17 @@ def difference(one: Runner, many: Runner, pace: Pace) -> float:
 
 
 def network_ms(runner: Runner, pace: Pace) -> float:
-    """ms of a whole network: the median of turns with the reference kernel, as a report's number is a median."""
+    """ms of a whole network, as `difference` times a kernel: in turns with the reference, of each the 20th percentile.
+
+    Where a session's memory lies moves this by a few percent: the median of several calls, each with a session of its
+    own, is worth more than one long call.
+    """
     runner.warm(TURN_SECONDS, RUNS_PER_TURN)
     found, drifts = [], []
     for _ in range(TURNS):
-        found.append(runner.times_for(TURN_SECONDS))
+        found.append(float(np.percentile(runner.times_for(TURN_SECONDS), 20)))
         drifts.append(pace.drift())
-    return float(np.median(np.concatenate(found)) / np.median(drifts))
+    return float(np.median(found) / np.median(drifts))
 
 
 def _quick(runner: Runner) -> float:
@@ -548,7 +552,7 @@ SHARE_OF_NETWORKS = 0.2
 class Session:
     """The measuring of a kit with one number of threads: what is left to do, and one thing after the other.
 
-    Kernels are timed in so many `passes`; `more` numbers of threads come afterwards.
+    Kernels, and then networks, are timed in so many `passes`; `more` numbers of threads come afterwards.
     """
 
     def __init__(
@@ -569,17 +573,15 @@ class Session:
     def run(self, pairs_until: float, networks_until: float) -> int:
         """Time what is missing until these moments of the monotonic clock; how many timings are left then.
 
-        Networks are timed once, after the first pass of the kernels.
+        The first pass of the kernels leaves time for the networks.
         """
         try:
-            self._each("pairs", 1, pairs_until, self._pair)
-            self._each("networks", 1, networks_until, self._network)
-            for turn in range(2, self.passes + 1):
-                self._each("pairs", turn, networks_until, self._pair)
+            for turn in range(1, self.passes + 1):
+                self._each("pairs", turn, pairs_until if turn == 1 else networks_until, self._pair)
+                self._each("networks", turn, networks_until, self._network)
         finally:  # also when the user interrupts
             self._keep(now=True)
-        left = [len(self._missing("pairs", turn + 1)) for turn in range(self.passes)]
-        return sum(left) + len(self._missing("networks", 1))
+        return sum(len(self._missing(kind, turn + 1)) for kind in self.names for turn in range(self.passes))
 
     def _each(self, kind: str, turn: int, until: float, work: Callable[[str], float]) -> None:
         """Time everything of a kind that has been timed less often than this."""
@@ -629,7 +631,7 @@ class Session:
         self.results.save(now=now)
 
     def _say(self, kind: str, turn: int, left: int) -> None:
-        what = "networks" if kind == "networks" else "kernels" if turn == 1 else f"kernels, pass {turn},"
+        what = {"pairs": "kernels"}.get(kind, kind) + (f", pass {turn}," if turn > 1 else "")
         total = len(self.names[kind])
         self.line.show(f"{self.threads} thread(s): {what} {total - left} of {total}", self._time_left())
 
@@ -639,9 +641,11 @@ class Session:
             return None
         pair = float(np.mean(self.seconds["pairs"] or self.seconds["networks"]))
         network = float(np.mean(self.seconds["networks"] or self.seconds["pairs"]))
-        pairs = sum(len(self._missing("pairs", turn + 1)) for turn in range(self.passes))
-        whole = self.passes * len(self.names["pairs"]) * pair + len(self.names["networks"]) * network
-        return pairs * pair + len(self._missing("networks", 1)) * network + self.more * whole
+        seconds = 0.0
+        for kind, each in (("pairs", pair), ("networks", network)):
+            left = sum(len(self._missing(kind, turn + 1)) for turn in range(self.passes))
+            seconds += each * (left + self.more * self.passes * len(self.names[kind]))
+        return seconds
 
 
 class Line:
@@ -724,7 +728,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", help="threads of the runtime, as 1,2; default those of the kit")
     parser.add_argument("--budget", help="stop after a time, as 10min; the same command goes on. Default: until done")
     parser.add_argument(
-        "--passes", type=int, default=3, help="times that every kernel is timed, if the budget has room; default 3"
+        "--passes", type=int, default=3, help="times that everything is timed, if the budget has room; default 3"
     )
     parser.add_argument("--out", default="results.json", help="file of the results; default results.json")
     parser.add_argument("--kit", help="folder or zip of the kit; default where this file is")

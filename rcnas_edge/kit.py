@@ -39,7 +39,7 @@ from rcnas_edge.timing import layout_probe, reference_model
 
 Network = Sequence[Layer]
 
-NETWORKS = 102
+NETWORKS = 150
 """Whole networks of a kit, of all its families together."""
 FIT, CHECK = "fit", "check"
 """What a whole network is for: every third fixes overhead and scale, the others say how well they predict."""

@@ -47,6 +47,8 @@ Network = Sequence[Layer]
 
 CALIBRATION, CHECK = 24, 12
 """Whole networks that fix overhead and scale, and others that check the predictions."""
+VISITS = 5
+"""Times that each whole network is timed, if there is time, each with a session of its own; its ms is their median."""
 SHARE_OF_NETWORKS = 0.2
 """Of the time, kept for whole networks."""
 SAVE_SECONDS = 2.0
@@ -158,6 +160,7 @@ class Measurement:
     facts: Callable[[], Mapping[str, Any]] = facts_here
     saved: float = field(default_factory=time.monotonic)
     samples: dict[Kernel, list[float]] = field(default_factory=dict)
+    hidden: set[Kernel] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.setting = Target(self.profile.name, "fp32", self.threads).setting
@@ -204,6 +207,8 @@ class Measurement:
         finally:  # also when the user interrupts
             if self.samples:
                 self.save(complete=False)
+            for kernel in sorted(self.hidden - set(self.samples)):
+                log.warning("noise hides the kernel %s: call again on a quieter machine", kernel)
 
     def _sample(self, kernel: Kernel) -> None:
         """Time a kernel once more; its row is the median so far."""
@@ -217,8 +222,8 @@ class Measurement:
             self.save(complete=False)
 
     def _measure(self, kernel: Kernel) -> float | None:
-        """ms of one kernel, or None where no specimen isolates it or noise hides it, which is logged."""
-        kernel, share = timed_part(kernel)
+        """ms of one kernel, or None where no specimen isolates it, which is logged, or noise hides it (see `hidden`)."""
+        whole, (kernel, share) = kernel, timed_part(kernel)
         copies = copies_of(kernel)
         for wanted in (copies, 2 * copies):
             more = difference(kernel, 1, 1 + wanted, self.profile.runtime)
@@ -236,7 +241,7 @@ class Measurement:
             ms = (self.timer.difference(kernel, 1 + wanted) - helpers) / more[kernel]
             if ms > 0:
                 return share * ms
-        log.warning("noise hides the kernel %s: call again on a quieter machine", kernel)
+        self.hidden.add(whole)
         return None
 
     # Whole networks
@@ -259,20 +264,32 @@ class Measurement:
             if size in done and not self.samples and not interrupted:
                 continue
             chosen = random.Random(0).sample(alike, min(len(alike), sum(counts)))
-            pairs: list[Pair] = []
             started = time.monotonic()
             table = Table(self.surfaces)
-            for place, layers in enumerate(chosen):
-                if time.monotonic() > deadline and len(pairs) >= 3:
-                    break
-                self.progress("whole networks", place / len(chosen))
+            pairs: list[Pair] = []
+            for layers, ms in zip(chosen, self._visits(chosen, time_network, deadline), strict=False):
                 times = [table.lookup(kernel) for kernel, _ in kernels(layers, self.profile.runtime)]
                 which = zlib.crc32(repr(layers).encode()) if all(known for _, known in times) else ESTIMATED
-                pairs.append((sum(ms for ms, _ in times), time_network(layers), megabytes_of_weights(layers), which))
+                pairs.append((sum(ms for ms, _ in times), ms, megabytes_of_weights(layers), which))
             seen = {pair[3] for other in entries for pair in other.get("calibration", ()) if len(pair) > 3}
             fitted, held = _parted(pairs, counts)
             held = [pair for pair in held if pair[3] not in seen]
             self.save(complete=True, size=size, fitted=fitted, held=held, seconds=time.monotonic() - started)
+
+    def _visits(
+        self, networks: Sequence[Network], time_network: Callable[[Network], float], deadline: float
+    ) -> list[float]:
+        """ms of the first of these networks, at least three: the median of as many visits as there is time for."""
+        found: list[list[float]] = []
+        for turn in range(VISITS):
+            for place, layers in enumerate(networks):
+                if time.monotonic() > deadline and len(found) >= 3:
+                    return [float(np.median(times)) for times in found]
+                self.progress("whole networks", (turn + place / len(networks)) / VISITS)
+                if turn == 0:
+                    found.append([])
+                found[place].append(time_network(layers))
+        return [float(np.median(times)) for times in found]
 
     # Files
 

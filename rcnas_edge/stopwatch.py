@@ -62,7 +62,7 @@ class Stopwatch:
         return difference(one, many, self._pace)
 
     def network(self, layers: Sequence[Layer]) -> float:
-        """The median of turns with the reference kernel, as a report's number is a median."""
+        """In turns with the reference kernel; the median of several calls is worth more than one."""
         return network_ms(self._runner(layers), self._pace)
 
     def _runner(self, layers: Sequence[Layer]) -> Runner:
