@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata as packages
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +16,7 @@ import numpy as np
 from rcnas_edge.checkpoint import write_whole
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import OPSET, Artefact, Predict, check_answers, weights_digest, write_sidecar
+from rcnas_edge.quiet import quiet
 from rcnas_edge.space import Shape
 
 if TYPE_CHECKING:
@@ -104,7 +101,7 @@ def _translate(model: torch.nn.Module, image: Shape, opset: int) -> onnx.ModelPr
 
     example = (torch.rand((2, *image), generator=torch.Generator().manual_seed(0)),)
     dynamic = ({0: torch.export.Dim("batch")},)
-    with _quiet():
+    with quiet():
         try:
             traced = torch.export.export(model, example, dynamic_shapes=dynamic, strict=False)
         except InputError:
@@ -268,20 +265,6 @@ def _anonymise(proto: onnx.ModelProto, texts: Mapping[str, str]) -> None:
 
 def _write(aside: Path, serialised: bytes) -> None:
     aside.write_bytes(serialised)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch's exporter prints, warns and logs on a path of its own; what matters comes back as an exception."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(disabled)
 
 
 def _session(model: str | bytes, threads: int, name: str) -> onnxruntime.InferenceSession:
