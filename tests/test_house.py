@@ -72,8 +72,7 @@ ROOMS = {
     "profiles": Room(3, never=("torch",)),
     "task": Room(4, also=("setting", "teacher"), never=("search", "train", "export")),
     "train": Room(4, never=("search", "export")),
-    "export": Room(4, never=("search", "train")),
-    "reimport": Room(4, never=("exporters",)),
+    "export": Room(4, also=("reimport",), never=("search", "train", "exporters")),
     "search": Room(5, never=("export", "verify", "exporters")),
     "verify": Room(
         5,
