@@ -13,7 +13,10 @@ How it decides, in this order:
 3. With gates, "robust": all of them are met.
 4. Without gates the question is what the export cost: "robust" is non-inferior to the checkpoint, by the upper bound of
    the loss (Wellek 2010) below the level's margin, and above guessing; "not robust" a loss above the margin, or no
-   better than guessing; and "inconclusive" where n is too small to tell.
+   better than guessing; and "inconclusive" where n is too small to tell. Where nobody gave a checkpoint and the twin
+   was read back from the file, there is no loss, and above guessing is all that can be asked.
+
+How outputs were repaired before they were attacked is said at the end of the reasons.
 """
 
 from __future__ import annotations
@@ -23,6 +26,11 @@ from rcnas_edge.verdict import INCONCLUSIVE, NOT_ROBUST, ROBUST, Findings, Gates
 
 def decide(found: Findings, gates: Gates, margin: float) -> tuple[str, tuple[str, ...]]:
     """The decision and its reasons, one sentence each, in the order of this module's opening."""
+    decision, reasons = _decided(found, gates, margin)
+    return decision, (*reasons, *found.repairs)
+
+
+def _decided(found: Findings, gates: Gates, margin: float) -> tuple[str, tuple[str, ...]]:
     met, failed, unchecked = _gates(found, gates)
     doubts = _doubts(found) + unchecked
     if failed:
@@ -79,12 +87,16 @@ def _doubts(found: Findings) -> list[str]:
 
 
 def _without_gates(found: Findings, margin: float) -> tuple[str, tuple[str, ...]]:
-    assert found.checkpoint is not None, "parity was checked, so there is a checkpoint"
-    loss, points = found.checkpoint.loss, f"{100 * margin:g} points"
     if found.robust.low <= 1 / found.classes:
         return NOT_ROBUST, (
             f"no gate was asked; robust accuracy {found.robust} is not above guessing among {found.classes} classes",
         )
+    if found.checkpoint is None:
+        return ROBUST, (
+            f"no gate was asked, and no checkpoint given to lose against; robust accuracy {found.robust} is above "
+            f"guessing among {found.classes} classes",
+        )
+    loss, points = found.checkpoint.loss, f"{100 * margin:g} points"
     if loss.value > margin:
         return NOT_ROBUST, (f"robust accuracy lost against the checkpoint, {loss}, is above {points}",)
     if loss.high > margin:

@@ -1,71 +1,40 @@
 """The attacks on one artefact, in order: what each of them leaves of it, example by example.
 
-Points are made on the twin (FGSM, PGD, then the headline: APGD-CE, APGD-T, Square), on the reference (the headline),
-and on the artefact itself (Square, from the worst point so far). Every point is shown to the artefact; an example
-counts as robust if it is right on the clean image and on all of them.
+Points are made on the twin (FGSM, PGD, then the headline: APGD-CE, APGD-T, Square), on the parent and on the reference
+(the headline, to transfer), on twin and parent at once (differential evasion), and on the artefact itself (Square, from
+the worst point so far). Every point is shown to the artefact; an example counts as robust if it is right on the clean
+image and on all of them. Points lie on disk from the moment that their attack is done (`rcnas_edge.keeping`).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rcnas_edge import masking
-from rcnas_edge.attacks import AttackResult, Threat, attack, headline
-from rcnas_edge.checkpoint import write_whole
-from rcnas_edge.errors import InputError, UncheckedError
+from rcnas_edge.attacks import Threat
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.export import TOLERANCE, Predict, relative_drift
-from rcnas_edge.square import margins, square
-from rcnas_edge.sweep import Sweep, sweep
-from rcnas_edge.verdict import AttackRow, Comparison, Findings, Loss
+from rcnas_edge.evidence import Evidence
+from rcnas_edge.keeping import Keeping
+from rcnas_edge.making import by_attack, by_evasion, by_square
+from rcnas_edge.subject import Flags, Level, Progress, Subject
+from rcnas_edge.sweep import ATTACK, Sweep, Try, drawn_places, eps_curve, over_epsilon, over_steps, step_curve
+from rcnas_edge.telling import Telling
+from rcnas_edge.verdict import Evasion, Findings, NaiveGap
+from rcnas_edge.witness import Witness, on, pieces
 
-ARTEFACT, CHECKPOINT, REFERENCE = "artefact", "checkpoint", "reference"
-BATCH = 256
-ROUNDING = 1e-6
-"""Float32 rounding that a point may stand outside the ball or the box, in units of [0, 1] pixels."""
+ARTEFACT, CHECKPOINT, REIMPORT, REFERENCE = "artefact", "checkpoint", "re-import", "reference"
+NAIVE = "re-import, naive"
+STEADY = 1024
+"""Adversarial points that are asked twice."""
 
-Flags = tuple[np.ndarray, np.ndarray]
-"""Per example (N,): right on the clean image, and right under every attack."""
-
-Progress = Callable[[str, float], None]
-"""Told what is done now and the share of all the work that is done."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """How much a verdict costs: images, seeds of the headline, queries per image of Square on the twin and on the file.
-
-    `margin` is the largest loss of robust accuracy against the checkpoint, a fraction, that still counts as none. The
-    sweep over epsilon takes `sweep_images` of the images and attacks each with `sweep_steps`; with 0 there is none.
-    """
-
-    images: int
-    seeds: int
-    square_queries: int
-    artefact_queries: int
-    margin: float
-    sweep_images: int = 0
-    sweep_steps: int = 0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is verified: the artefact as a function, and the networks that are attacked in its place.
-
-    `predict` takes images float32 (N, C, H, W) in [0, 1] to logits (N, classes). `differentiable` is its twin in torch,
-    without which a verdict is never "robust". `reference` is the network to lose against, the teacher.
-    """
-
-    predict: Predict
-    differentiable: nn.Module | None = None
-    reference: nn.Module | None = None
+HEADLINE: Mapping[str, float] = {"apgd-ce": 0.15, "apgd-t": 0.7, "square": 0.15}
+"""The attacks of `rcnas_edge.attacks.headline`, in its order, with about their shares of its time."""
+STEPS, TARGETS = 100, 9
 
 
 class Examination:
@@ -81,151 +50,121 @@ class Examination:
         depth: Level,
         seed: int,
         tell: Progress,
+        kept: Keeping,
+        attacked_reference: bool = False,
     ) -> None:
-        """images float32 (n, C, H, W) in [0, 1], labels int64 (n,)."""
-        self.subject, self.threat, self.depth, self.seed, self.tell = subject, threat, depth, seed, tell
-        self.images, self.labels, self.n = images, labels, len(images)
-        self.rows: list[AttackRow] = []
-        self.flags: list[str] = []
-        self.drift: dict[str, float] = {}
-        self.saved: dict[str, np.ndarray] = {}
-        self.swept: Sweep | None = None
+        """images float32 (n, C, H, W) in [0, 1], labels int64 (n,); `attacked_reference` says that one's flags are
+        known.
+        """
+        self.subject, self.threat, self.depth, self.seed, self.kept = subject, threat, depth, seed, kept
+        self.tell = Telling(
+            tell,
+            {
+                "white-box": depth.seeds * (subject.differentiable is not None),
+                "transfer": float(subject.own_parent is not None),
+                "reference": float(subject.reference is not None and not attacked_reference),
+                "evasion": 0.15 * (subject.own_parent is not None),
+                "square": 0.3,
+                "flags and curves": 0.3,
+            },
+        )
+        self.tell("clean images", 0.0)
+        self.evidence = Evidence(subject, images, labels, threat, kept)
+        self.images, self.labels, self.all = images, labels, np.arange(len(images))
+        self.own = REIMPORT if subject.reimported else CHECKPOINT
+        self.flags = self.evidence.unsteady(images, "clean", self.evidence.file.outputs)
+        self.sweeps: dict[str, Sweep] = {}
+        self.gap: NaiveGap | None = None
+        self.compared: Flags | None = None
         self.blind = False
-        tell("clean images", 0.0)
-        logits = self._predict(images)
-        self.classes = logits.shape[1]
-        if labels.min() < 0 or labels.max() >= self.classes:
-            raise InputError(
-                f"labels are classes of the artefact, got {labels.min()} to {labels.max()} for {self.classes} logits: "
-                "check that the artefact belongs to the data"
-            )
-        self.clean = logits.argmax(1) == labels
-        self.robust = self.clean.copy()
-        self.worst, self.margin = images.copy(), margins(logits, labels)
-        self.permuted, self.same = False, np.zeros(0, dtype=bool)
-        self.twin_clean = self.twin_robust = self.same_adversarial = self.same
-        if subject.differentiable is not None:
-            expected = self._twin_logits(images)
-            self.twin_clean = expected.argmax(1) == labels
-            self.twin_robust = self.twin_clean.copy()
-            self.same = logits.argmax(1) == expected.argmax(1)
-            self._measure_drift("clean", expected, logits)
-            self.permuted = self.drift["clean_max"] > TOLERANCE and same_but_for_order(expected, logits)
-        self._check_steady(images, "clean", logits)
 
     def run(self, reference: Flags | None) -> Findings:
         """Every attack; `reference` are flags of a reference that was attacked before."""
-        twin = self.subject.differentiable
+        shown = self.evidence
+        twin, parent = shown.twin, shown.parent
+        self._doubt_clean()
         if twin is not None:
             self._white_box(twin)
-            self.same = np.concatenate([self.same, self.same_adversarial])
-        before = self._left()
-        compared = self._reference(reference)
+        if parent is not None:
+            white_box = shown.file.robust.copy()
+            self._headline(parent, CHECKPOINT, "transfer")
+            if twin is not None:
+                self._raise(masking.transfer_flag(white_box, shown.alone(CHECKPOINT)))
+        before = shown.left
+        self.compared = self._reference(reference)
         self._raise_if_beaten("transfer from the reference", before)
-        before = self._left()
+        if twin is not None and parent is not None and not self.blind:
+            before = shown.left
+            self._evasion(twin, parent)
+            self._raise_if_beaten("differential evasion", before, least=masking.CONTINUED)
+        before = shown.left
         self._square()
         self._raise_if_beaten("Square on the artefact", before, least=masking.CONTINUED)
+        self.tell.stage("flags and curves")
         if twin is not None:
             self._large_epsilon(twin)
-            self._sweep(twin)
-        self._check_steady(self.worst, "adversarial", self._predict(self.worst))
+            self._curves(twin)
+        worst = shown.least_sure(self.all[:STEADY])
+        self.flags += shown.unsteady(worst, "adversarial", shown.file.ask(worst))
         self.tell("verified", 1.0)
-        return Findings(
-            threat=str(self.threat),
-            n=self.n,
-            classes=self.classes,
-            clean=Rate.of(self.clean),
-            robust=self.rate,
-            attacks=tuple(self.rows),
-            parity=None if twin is None else Rate.of(self.same),
-            drift=self.drift,
-            parity_fault=self._parity_fault(),
-            checkpoint=None if twin is None else self._comparison((self.twin_clean, self.twin_robust)),
-            reference=None if compared is None else self._comparison(compared),
-            flags=tuple(dict.fromkeys(self.flags)),
-            eps_sweep=() if self.swept is None else self.swept.curve(self.threat, Rate.of(self.clean), self.rate),
-        )
+        return self._findings()
 
     def save(self, path: Path, indices: np.ndarray) -> None:
-        """Write indices, labels, images, and per attack flags and the very points that were replayed (npz), whole.
+        """Write everything that was shown (npz), whole: see `Evidence.save`.
 
-        Keys: `clean`, `robust`, `checkpoint/clean`, `checkpoint/robust`, `right/SOURCE/ATTACK` (n,) and
-        `points/SOURCE/ATTACK` float32 (n, C, H, W). `robust` is `clean` and every `right`. The sweep over epsilon has
-        `sweep/places` (m,) in these arrays, `sweep/right/EPSILON` (m,) and `sweep/points/EPSILON` (m, C, H, W).
+        The reference's flags are under `reference/`. The curve over epsilon has `sweep/places` (m,) in those arrays, `sweep/right/EPSILON` (m,) and
+        `sweep/points/EPSILON` (m, C, H, W); that over steps has the same under `steps/`.
         """
-        flags = {"clean": self.clean, "robust": self.robust}
-        if self.subject.differentiable is not None:
-            flags |= {"checkpoint/clean": self.twin_clean, "checkpoint/robust": self.twin_robust}
-        known = {"indices": indices, "labels": self.labels, "images": self.images, **flags, **self.saved}
+        more: dict[str, np.ndarray] = {}
+        if self.compared is not None:
+            more = {"reference/clean": self.compared[0], "reference/robust": self.compared[1]}
+        for one in self.sweeps.values():
+            more |= one.arrays()
+        self.evidence.save(path, indices, more)
 
-        def write(aside: Path) -> None:
-            with open(aside, "wb") as file:
-                np.savez_compressed(file, **known)  # type: ignore[arg-type]
-
-        write_whole(path, write)
-
-    # What the models say ---------------------------------------------------------------------------------------------
-
-    def _predict(self, points: np.ndarray) -> np.ndarray:
-        logits = np.concatenate([self.subject.predict(points[at : at + BATCH]) for at in range(0, len(points), BATCH)])
-        if logits.ndim != 2 or len(logits) != len(points):
-            raise InputError(f"an artefact gives logits (N, classes), got {logits.shape} for {len(points)} images")
-        if not np.isfinite(logits).all():
-            raise UncheckedError(
-                "robustness is of finite logits, the artefact gives NaN or infinity: nothing is claimed about it"
-            )
-        return logits
-
-    def _twin_logits(self, points: np.ndarray) -> np.ndarray:
-        assert self.subject.differentiable is not None
-        return logits_of(self.subject.differentiable, points)
-
-    def _measure_drift(self, kind: str, expected: np.ndarray, logits: np.ndarray) -> None:
-        drift = relative_drift(expected, logits)
-        for label, value in (("max", drift.max()), ("mean", drift.mean())):
-            self.drift[f"{kind}_{label}"] = max(self.drift.get(f"{kind}_{label}", 0.0), float(value))
-
-    def _check_steady(self, points: np.ndarray, of: str, logits: np.ndarray) -> None:
-        self.flags += masking.unsteady_flags(self.subject.predict, points, logits, self._predict(points), of=of)
-
-    def _parity_fault(self) -> str:
-        worst = max(self.drift.get("clean_max", 0.0), self.drift.get("adversarial_max", 0.0))
-        if worst <= TOLERANCE:
-            return ""
-        hint = "; its classes stand in another order" if self.permuted else ""
-        return (
-            f"logits differ by up to {worst:.2g} of the largest ({TOLERANCE:g} is allowed), and "
-            f"{100 * self.same.mean():.1f} % of the inputs get the same class{hint}"
+    def _findings(self) -> Findings:
+        shown = self.evidence
+        parity, checkpoint, clean = shown.parity, shown.checkpoint, Rate.of(shown.file.clean)
+        by_epsilon, by_steps = self.sweeps.get("sweep"), self.sweeps.get("steps")
+        same = None if shown.likeness is None else shown.likeness.rate
+        lost = None if checkpoint is None else shown.against((checkpoint.clean, checkpoint.robust), same)
+        straight = ", straight through its rounding" if self.subject.quantised else ""
+        return Findings(
+            threat=str(self.threat),
+            n=shown.n,
+            classes=shown.classes,
+            clean=clean,
+            robust=shown.rate,
+            attacks=tuple(shown.rows),
+            parity=None if parity is None else parity.rate,
+            drift=shown.drift,
+            parity_fault="" if parity is None else parity.fault,
+            checkpoint=lost,
+            reference=None if self.compared is None else shown.against(self.compared),
+            flags=tuple(dict.fromkeys(self.flags)),
+            eps_sweep=() if by_epsilon is None else eps_curve(by_epsilon, self.threat, clean, shown.rate),
+            step_sweep=() if by_steps is None else step_curve(by_steps),
+            twin="" if shown.twin is None else self.own + straight,
+            repairs=shown.repairs,
+            evasion=self._evaded(),
+            naive_gap=self.gap,
         )
-
-    def _comparison(self, other: Flags) -> Comparison:
-        return Comparison(Rate.of(other[0]), Rate.of(other[1]), Loss.of(other[1], self.robust))
 
     # Attacks ---------------------------------------------------------------------------------------------------------
 
-    def _replay(self, name: str, source: str, points: np.ndarray, spent: tuple[int, int, float]) -> None:
-        """Show points (n, C, H, W) to the artefact, and to its twin, and keep what they do."""
-        off = max(float(np.abs(points - self.images).max()) - self.threat.epsilon, -float(points.min()))
-        if not max(off, float(points.max()) - 1) <= ROUNDING:
-            raise UncheckedError(f"points of {name} must be in the ball of {self.threat} and in [0, 1], they are not")
-        logits = self._predict(points)
-        right, margin = logits.argmax(1) == self.labels, margins(logits, self.labels)
-        self.robust &= right
-        lower = margin < self.margin
-        self.worst[lower], self.margin[lower] = points[lower], margin[lower]
-        if self.subject.differentiable is not None:
-            expected = self._twin_logits(points)
-            self.twin_robust &= expected.argmax(1) == self.labels
-            self._measure_drift("adversarial", expected, logits)
-            self.same_adversarial = logits.argmax(1) == expected.argmax(1)
-        self.rows.append(AttackRow(name, source, Rate.of(self.robust), spent[0], spent[1], round(spent[2], 3)))
-        self.saved[f"right/{source}/{name}"] = right
-        self.saved[f"points/{source}/{name}"] = points
+    def _attacked(
+        self, maker: Witness, name: str, source: str, alive: np.ndarray, *, title: str, seed: int, **options: Any
+    ) -> np.ndarray:
+        """Attack a network on the images of alive (m,), and show the points; returns which it gets right (n,)."""
+        fill = by_attack(
+            name, maker.attacked, self.images, self.labels, alive, self.threat, seed=seed, options=options
+        )  # fmt: skip
+        return self.evidence.show(title, source, fill, maker)
 
-    def _white_box(self, twin: nn.Module) -> None:
+    def _white_box(self, twin: Witness) -> None:
         """FGSM, PGD and the headline on the twin; where it has no gradient at all they would be blind."""
-        images, labels = on(self.images, twin), on(self.labels, twin)
-        zero = masking.zero_gradients(twin, images, labels)
+        self.tell.stage("white-box")
+        zero = np.concatenate([self._zero_gradients(twin.attacked, part) for part in pieces(self.all, self.images)])
         self._raise(masking.zero_gradient_flag(zero))
         self.blind = bool(zero.all())
         if self.blind:
@@ -233,156 +172,153 @@ class Examination:
         left = {}
         for name in ("fgsm", "pgd"):
             self.tell(name, 0.02)
-            found = attack(name, twin, images, labels, self.threat, seed=self.seed)
-            left[name] = int(found.robust.sum())
-            self._replay(name, CHECKPOINT, numpy_of(found.adversarial), spent_by(found))
-        self._raise(masking.beaten_flag("FGSM", "PGD", left["pgd"] - left["fgsm"], self.n))
+            right = self._attacked(twin, name, self.own, self.all, title=name, seed=self.seed)
+            left[name] = int((twin.clean & right).sum())
+        self._raise(masking.beaten_flag("FGSM", "PGD", left["pgd"] - left["fgsm"], self.evidence.n))
+        self._naive()
         for number in range(self.depth.seeds):
-            self._headline(twin, images, labels, number)
+            if number == 0 or twin.robust.any():
+                self._headline(twin, self.own, "white-box", number, of=self.depth.seeds)
 
-    def _headline(self, twin: nn.Module, images: Tensor, labels: Tensor, number: int) -> None:
-        """APGD-CE, APGD-T and Square on the twin; a second and third seed only where it is still right."""
-        alive = np.arange(self.n) if number == 0 else np.flatnonzero(self.twin_robust)
-        if not len(alive):
+    def _zero_gradients(self, network: nn.Module, part: np.ndarray) -> np.ndarray:
+        return masking.zero_gradients(network, on(self.images[part], network), on(self.labels[part], network))
+
+    def _naive(self) -> None:
+        """PGD on the re-import's own gradients, against PGD straight through its rounding, each by itself."""
+        if self.subject.naive is None:
             return
-        index = torch.from_numpy(alive).to(images.device)
-        results = headline(
-            twin,
-            images[index],
-            labels[index],
-            self.threat,
-            seed=self.seed + number,
-            square_queries=self.depth.square_queries,
-            progress=lambda text, share: self.tell(text, 0.05 + 0.65 * (number + share) / self.depth.seeds),
+        naive = Witness.of_network(self.subject.naive, self.images, self.labels)
+        self._attacked(naive, "pgd", NAIVE, self.all, title="pgd", seed=self.seed)
+        own, straight = self.evidence.alone(NAIVE), self.evidence.alone(self.own, "pgd")
+        self.gap = NaiveGap(Rate.of(own), Rate.of(straight))
+        if not self.subject.quantised:
+            self._raise(masking.naive_flag(own, straight))
+
+    def _headline(self, maker: Witness, source: str, stage: str, number: int = 0, *, of: int = 1) -> None:
+        """APGD-CE, APGD-T and Square, each on the survivors of the former, as `rcnas_edge.attacks.headline` does.
+
+        One at a time, so that each is on disk once it is done. The first of several takes every image, those after it
+        only the ones that are still right.
+        """
+        self.tell.stage(stage)
+        alive = np.flatnonzero(maker.robust) if number else self.all
+        tag, where = (
+            f" (seed {self.seed + number})" if number else "",
+            "" if source == self.own else f" on the {source}",
         )
-        for name, found in results.items():
-            points = self.images.copy()
-            points[alive] = numpy_of(found.adversarial)
-            title = name if number == 0 else f"{name} (seed {self.seed + number})"
-            before = self._left()
-            self._replay(title, CHECKPOINT, points, spent_by(found))
-            if name == "square":
+        begin = number / of
+        for name, share in HEADLINE.items():
+            queries = self.depth.square_queries
+            options = {"n_queries": queries} if name == "square" else {"steps": STEPS}
+            passes = len(alive) * (queries if name == "square" else STEPS * (TARGETS if name == "apgd-t" else 1))
+            before = self.evidence.left
+            with self.tell.counted(maker.attacked, f"{name}{where}", begin, share / of, passes):
+                right = self._attacked(
+                    maker, name, source, alive, title=f"{name}{tag}", seed=self.seed + number, **options
+                )
+            if name == "square" and maker is self.evidence.twin:
                 self._raise_if_beaten("Square", before)
+            alive = alive[(maker.clean & right)[alive]]
+            begin += share / of
 
     def _reference(self, known: Flags | None) -> Flags | None:
         """The reference's flags; what fools it is shown to the artefact too."""
-        reference = self.subject.reference
-        if known is not None or reference is None:
+        if known is not None or self.subject.reference is None:
             return known
-        clean = logits_of(reference, self.images).argmax(1) == self.labels
-        results = headline(
-            reference,
-            on(self.images, reference),
-            on(self.labels, reference),
-            self.threat,
-            seed=self.seed,
-            square_queries=self.depth.square_queries,
-            progress=lambda text, share: self.tell(f"{text} on the reference", 0.7 + 0.1 * share),
-        )
-        for name, found in results.items():
-            self._replay(name, REFERENCE, numpy_of(found.adversarial), spent_by(found))
-        return clean, clean & results["square"].robust.cpu().numpy()
+        reference = Witness.of_network(self.subject.reference, self.images, self.labels)
+        self._headline(reference, REFERENCE, "reference")
+        return reference.clean, reference.robust
+
+    def _evasion(self, twin: Witness, parent: Witness) -> None:
+        """Differential evasion, of the images that both get right and that nothing has evaded yet."""
+        self.tell.stage("evasion")
+        self.tell("differential evasion", 0.0)
+        alive = np.flatnonzero(self.evidence.both_right & ~self.evidence.evaded)
+        networks = twin.attacked, parent.attacked
+        fill = by_evasion(
+            *networks, self.images, self.labels, alive, self.threat, steps=self.depth.evasion_steps
+        )  # fmt: skip
+        self.evidence.show("diva", self.own, fill)
+
+    def _evaded(self) -> Evasion | None:
+        """Over every point that was shown: whatever found it, the parent is right there and the file wrong."""
+        shown = self.evidence
+        if shown.parent is None or shown.twin is None or self.blind or not shown.both_right.any():
+            return None
+        attack = f"DIVA, two rounds of {self.depth.evasion_steps} steps, and every other point"
+        return Evasion(Rate.of(shown.evaded[shown.both_right]), attack)
 
     def _square(self) -> None:
         """Square on the artefact, on what is still right, from the point with the least margin."""
-        alive = np.flatnonzero(self.robust)
+        shown = self.evidence
+        self.tell.stage("square")
+        alive = np.flatnonzero(shown.file.robust)
         if not len(alive):
             return
-        began = time.perf_counter()
-        found = square(
-            self._predict,
-            self.images[alive],
-            self.labels[alive],
-            self.threat.epsilon,
-            queries=self.depth.artefact_queries,
-            generator=np.random.default_rng(self.seed),
-            start=self.worst[alive] if self.rows else None,
-            batch_size=BATCH,
-            progress=lambda share: self.tell("square on the artefact", 0.8 + 0.15 * share),
-        )
-        points = self.images.copy()
-        points[alive] = found.points
-        self._replay("square", ARTEFACT, points, (found.forwards, 0, time.perf_counter() - began))
-
-    def _large_epsilon(self, twin: nn.Module) -> None:
-        self.tell("masking flags", 0.96)
-        left = torch.from_numpy(np.flatnonzero(self.twin_robust))
-        images, labels = on(self.images, twin), on(self.labels, twin)
-        index = left.to(images.device)
-        self._raise(masking.large_epsilon_flag(twin, images[index], labels[index], total=self.n, seed=self.seed))
-
-    def _sweep(self, twin: nn.Module) -> None:
-        """Other epsilons, with less effort; a twin without gradients would only look robust at all of them."""
-        if self.blind or not self.depth.sweep_images:
-            return
-        self.swept = sweep(
-            twin,
-            self._predict,
+        fill = by_square(
+            lambda points: shown.file.form.logits(shown.file.ask(points)),
             self.images,
             self.labels,
-            self.clean,
-            self.threat,
-            count=self.depth.sweep_images,
-            steps=self.depth.sweep_steps,
+            alive,
+            self.threat.epsilon,
+            queries=self.depth.artefact_queries,
             seed=self.seed,
-            progress=lambda share: self.tell("sweep over epsilon", 0.97 + 0.03 * share),
+            start=shown.least_sure if shown.rows else None,
+            told=lambda share: self.tell("square on the artefact", share),
         )
-        self.saved |= self.swept.arrays()
-        self._raise(
-            masking.rising_flag(
-                {epsilon: int(flags.sum()) for epsilon, flags in self.swept.right.items()}, len(self.swept.places)
+        shown.show("square", ARTEFACT, fill)
+
+    # Flags and curves ------------------------------------------------------------------------------------------------
+
+    def _doubt_clean(self) -> None:
+        """Flags that need no attack: a file that knows nothing any more, or calls its classes by other names."""
+        shown = self.evidence
+        parent = None if shown.parent is None else Rate.of(shown.parent.clean)
+        self._raise(masking.useless_flag(Rate.of(shown.file.clean), parent, shown.classes))
+        self._raise(masking.swapped_flag(shown.file.outputs.argmax(1), self.labels, shown.classes))
+
+    def _large_epsilon(self, twin: Witness) -> None:
+        self.tell("masking flags", 0.0)
+        left, total = np.flatnonzero(twin.robust), self.evidence.n
+        images, labels = on(self.images[left], twin.attacked), on(self.labels[left], twin.attacked)
+        self._raise(masking.large_epsilon_flag(twin.attacked, images, labels, total=total, seed=self.seed))
+
+    def _curves(self, twin: Witness) -> None:
+        """Other epsilons and steps, with less effort; a twin without gradients would only look robust at all of them."""
+        depth = self.depth
+        if depth.sweep_images and not self.blind:
+            tries = over_epsilon(self.threat, depth.sweep_steps)
+            found = self._swept("sweep", twin, tries, depth.sweep_images, "over epsilon", 0.1)
+            self._raise(masking.rising_flag(found.counts, len(found.places)))
+        if depth.step_images and not self.blind:
+            found = self._swept("steps", twin, over_steps(self.threat), depth.step_images, "over steps", 0.5)
+            self._raise(masking.rising_flag(found.counts, len(found.places), of="steps"))
+            self._raise(masking.falling_flag(found.counts, len(found.places)))
+
+    def _swept(self, name: str, twin: Witness, tries: Sequence[Try], count: int, of: str, begin: float) -> Sweep:
+        """One curve: its points are made on the twin and judged on the artefact."""
+        file, shape = self.evidence.file, self.images.shape[1:]
+
+        def judge(key: str, one: Try, places: np.ndarray) -> np.ndarray:
+            images, labels = self.images[places], self.labels[places]
+            options = {"steps": one.ball.steps}
+            fill = by_attack(
+                ATTACK, twin.attacked, images, labels, np.arange(len(places)), one.ball, seed=self.seed, options=options
             )
-        )
+            points, _ = self.kept.made(key, (len(places), *shape), fill)
+            return np.asarray(file.clean[places] & (file.ask(points).argmax(1) == labels))
+
+        places = drawn_places(self.evidence.n, count, self.seed)
+        found = Sweep.of(name, tries, places, judge, lambda share: self.tell(f"sweep {of}", begin + 0.4 * share))
+        self.sweeps[name] = found
+        return found
 
     def _raise_if_beaten(self, weaker: str, before: int, *, least: float = masking.BEATEN) -> None:
         """What an attack without gradients takes beyond those with gradients is a flag."""
-        if self.subject.differentiable is not None:
-            self._raise(masking.beaten_flag(weaker, "white-box", before - self._left(), self.n, least=least))
-
-    @property
-    def rate(self) -> Rate:
-        """Still right, so far."""
-        return Rate.of(self.robust)
-
-    def _left(self) -> int:
-        return int(self.robust.sum())
+        if self.evidence.twin is not None:
+            more = before - self.evidence.left
+            self._raise(masking.beaten_flag(weaker, "white-box", more, self.evidence.n, least=least))
 
     def _raise(self, flag: str | None) -> None:
         if flag is not None:
             self.flags.append(flag)
-
-
-def logits_of(model: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Logits float32 (N, classes) of a network in eval mode, on its own device, for images (N, C, H, W)."""
-    with masking.evaluating(model), torch.no_grad():
-        logits = torch.cat([model(part).float().cpu() for part in on(images, model).split(BATCH)])
-    if not torch.isfinite(logits).all():
-        raise UncheckedError(
-            "robustness is of finite logits, the attacked network gives NaN or infinity: nothing is claimed about it"
-        )
-    return logits.numpy()
-
-
-def on(array: np.ndarray, model: nn.Module) -> Tensor:
-    """A copy of the array on the model's device."""
-    first = next((value for value in (*model.parameters(), *model.buffers())), torch.empty(0))
-    return torch.from_numpy(array).to(first.device, copy=True)
-
-
-def numpy_of(points: Tensor) -> np.ndarray:
-    """Points (N, C, H, W) as contiguous float32."""
-    return np.ascontiguousarray(points.detach().cpu().numpy(), dtype=np.float32)
-
-
-def spent_by(found: AttackResult) -> tuple[int, int, float]:
-    """Forwards, backwards and seconds."""
-    return found.forwards, found.backwards, found.seconds
-
-
-def same_but_for_order(expected: np.ndarray, logits: np.ndarray) -> bool:
-    """Whether logits (N, classes) are the expected ones with the classes in another order."""
-    apart = np.abs(expected[:, :, None] - logits[:, None, :]).mean(axis=0)
-    order = apart.argmin(axis=1)
-    if len(set(order.tolist())) < len(order):
-        return False
-    return bool(relative_drift(expected, logits[:, order]).max() <= TOLERANCE)

@@ -17,8 +17,8 @@ from rcnas_edge.console import Advance
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import worst_case
-from rcnas_edge.examination import logits_of
 from rcnas_edge.verify import LEVELS, drawn_indices
+from rcnas_edge.witness import logits_of
 
 FLAGS = "attacked.safetensors"
 

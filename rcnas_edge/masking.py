@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnas_edge.attacks import Threat, attack
+from rcnas_edge.evaluate import Rate, mcnemar
 from rcnas_edge.export import TOLERANCE, relative_drift
 from rcnas_edge.threat import frozen
 
@@ -30,8 +31,14 @@ epsilon, which more restarts of APGD found too, and Square from scratch did not)
 SURVIVORS = 0.01
 """Share of the images that may have no gradient, or survive a ball that reaches the grey image."""
 
+USELESS = 0.5
+"""Share of what the parent's clean accuracy has above guessing that a file may lose and still be the same classifier."""
+
 LARGE_EPSILON = 0.5
 """From every image in [0, 1] this ball reaches the grey one, so no classifier is robust in it but for one class."""
+
+CHANCE = 0.05
+"""The p-value from which on a difference between two attacks may be chance."""
 
 BATCHES = (1, 5, 16)
 PROBED = 64
@@ -86,10 +93,10 @@ def beaten_flag(weaker: str, stronger: str, more: int, n: int, *, least: float =
     return f"{weaker} beats {stronger} by {more} of {n} images ({100 * more / n:.1f} points)"
 
 
-def rising_flag(right: Mapping[float, int], n: int) -> str | None:
-    """One attack left more of the same n images right in a larger ball, which holds the smaller one.
+def rising_flag(right: Mapping[float, int], n: int, *, of: str = "epsilon") -> str | None:
+    """One attack left more of the same n images right with more to go by: a ball that holds the smaller one, or steps.
 
-    `right` counts images by epsilon. Every ball is searched anew, so a few images go either way by chance.
+    `right` counts images by epsilon or by steps. Every try starts anew, so a few images go either way by chance.
     """
     found = sorted(right.items())
     pairs = [(low, high) for index, low in enumerate(found) for high in found[index + 1 :]]
@@ -97,9 +104,74 @@ def rising_flag(right: Mapping[float, int], n: int) -> str | None:
     if worst is None or worst[1][1] - worst[0][1] < LEAST_IMAGES or worst[1][1] - worst[0][1] <= CONTINUED * n:
         return None
     (smaller, before), (larger, after) = worst
+    where, there = ("at epsilon", "at the larger") if of == "epsilon" else ("after steps of", "after")
     return (
-        f"not monotone in epsilon: of {n} images {before} are right at epsilon {smaller:.4g} and {after} at the larger "
+        f"not monotone in {of}: of {n} images {before} are right {where} {smaller:.4g} and {after} {there} "
         f"{larger:.4g}, so the attack does not find what is there"
+    )
+
+
+def falling_flag(right: Mapping[float, int], n: int) -> str | None:
+    """Of the same n images, still right by steps: the last steps took so many that more steps would take more."""
+    found = sorted(right.items())[-2:]
+    if len(found) < 2 or found[0][1] - found[1][1] < LEAST_IMAGES or found[0][1] - found[1][1] <= CONTINUED * n:
+        return None
+    (fewer, before), (most, after) = found
+    return (
+        f"still falling with steps: of {n} images {before} are right after {fewer:g} steps and {after} after {most:g}, "
+        "so more steps would find more"
+    )
+
+
+def transfer_flag(white_box: np.ndarray, transfer: np.ndarray) -> str | None:
+    """Points made on the parent do better than those made on the twin, each by themselves, from flags (n,) right.
+
+    The two are nearly the same function, so each finds a few that the other does not; only a difference that chance
+    does not explain (exact McNemar, 5 %) is a sign.
+    """
+    flag = beaten_flag(
+        "transfer from the checkpoint", "white-box", int(white_box.sum()) - int(transfer.sum()), len(white_box)
+    )
+    return flag if mcnemar(white_box, transfer) < CHANCE else None
+
+
+def naive_flag(naive: np.ndarray, straight: np.ndarray) -> str | None:
+    """PGD without straight-through gradients leaves more right (flags (n,)): something in the graph stops gradients."""
+    more = int(naive.sum()) - int(straight.sum())
+    if beaten_flag("", "", more, len(naive)) is None or mcnemar(naive, straight) >= CHANCE:
+        return None
+    return (
+        f"naive gradients: PGD that follows the graph's own gradients leaves {int(naive.sum())} of {len(naive)} images "
+        f"right and PGD straight through rounding {int(straight.sum())}, in a graph without Q/DQ nodes"
+    )
+
+
+def useless_flag(clean: Rate, parent: Rate | None, classes: int) -> str | None:
+    """The file does not tell its classes apart any more: it guesses, or lost half of what its parent knows."""
+    if clean.low <= 1 / classes:
+        return f"useless: clean accuracy {clean} is not above guessing among {classes} classes"
+    if parent is not None and clean.high - 1 / classes < USELESS * (parent.value - 1 / classes):
+        return (
+            f"useless: clean accuracy {clean} is less than half of what the checkpoint has above guessing "
+            f"({100 * parent.value:.1f} %), so the export or the quantisation broke the file"
+        )
+    return None
+
+
+def swapped_flag(answers: np.ndarray, labels: np.ndarray, classes: int) -> str | None:
+    """Classes that stand in each other's place: of answers (n,) to images of labels (n,), most of one are another's."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    called = {int(own): int(counts[own].argmax()) for own in np.flatnonzero(counts.sum(axis=1) >= LEAST_IMAGES)}
+    moved = {own: said for own, said in called.items() if said != own and 2 * counts[own, said] > counts[own].sum()}
+    if not moved or set(moved) != set(moved.values()):
+        return None
+    words = ", ".join(
+        f"{own} as {said} ({counts[own, said]} of {counts[own].sum()})" for own, said in list(moved.items())[:3]
+    )
+    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+    return (
+        f"swapped classes: the file answers most images of class {words}{more}: labels and file order them differently"
     )
 
 
@@ -124,15 +196,23 @@ def large_epsilon_flag(model: nn.Module, images: Tensor, labels: Tensor, *, tota
 
 
 def unsteady_flags(
-    predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, logits: np.ndarray, again: np.ndarray, *, of: str
+    predict: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    logits: np.ndarray,
+    again: np.ndarray,
+    *,
+    of: str,
+    allowed: float = TOLERANCE,
 ) -> list[str]:
     """The output must depend on the image alone: not on the run, not on the batch it comes in.
 
-    `logits` (N, classes) and `again` are two answers for images (N, C, H, W), which are `of` a kind ("clean").
+    `logits` (N, classes) and `again` are two answers for images (N, C, H, W), which are `of` a kind ("clean");
+    `allowed` is the largest difference, relative to the largest logit. Only the first PROBED images are looked at in
+    batches.
     """
     flags = []
     drift = relative_drift(logits, again)
-    if not drift.max() <= TOLERANCE:
+    if not drift.max() <= allowed:
         flags.append(
             f"output differs between runs: up to {drift.max():.2g} of the largest logit on {of} images "
             f"({int((logits.argmax(1) != again.argmax(1)).sum())} of {len(logits)} change class)"
@@ -141,7 +221,7 @@ def unsteady_flags(
     for batch in BATCHES:
         alone = np.concatenate([predict(probed[at : at + batch]) for at in range(0, len(probed), batch)])
         drift = relative_drift(logits[:PROBED], alone)
-        if not drift.max() <= TOLERANCE:
+        if not drift.max() <= allowed:
             flags.append(
                 f"output differs between batch sizes: a batch of {batch} gives logits that are up to {drift.max():.2g} "
                 f"of the largest off on {of} images ({int((logits[:PROBED].argmax(1) != alone.argmax(1)).sum())} of "

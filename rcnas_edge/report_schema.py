@@ -178,7 +178,8 @@ ATTACK = Record(
     {
         "name": _name("the attack"),
         "source": _name(
-            "the model its points were made on: checkpoint, reference or artefact; all are judged on the artefact"
+            "what its points were made on: checkpoint, re-import (naive: not straight through rounding), reference, "
+            "artefact, or another file by its name; all are judged on the artefact"
         ),
         "robust": Field(RATE, "still right after this attack and all above it"),
         "forwards": Field(COUNT, "images pushed forwards through the network"),
@@ -193,12 +194,43 @@ SWEEP_POINT = Record(
         "robust": Field(RATE, "still right, of the images that were tried", null=False),
     }
 )
+STEP_POINT = Record(
+    {
+        "steps": Field(COUNT, "steps of the attack, in the threat's own ball", null=False),
+        "attack": _name("what was tried; weaker than the verdict's own attacks"),
+        "robust": Field(RATE, "still right, of the images that were tried", null=False),
+    }
+)
+INTERVAL = Record(
+    {
+        "low": Field(Number(), "lower end, a fraction", null=False),
+        "high": Field(Number(), "upper end, a fraction", null=False),
+    }
+)
+EVASION = Record(
+    {
+        "rate": Field(
+            RATE,
+            "of the images that artefact and checkpoint both get right, those with a point in the ball that the "
+            "checkpoint gets right and the artefact wrong",
+            null=False,
+        ),
+        "attack": _name("what looked for them"),
+    }
+)
+NAIVE_GAP = Record(
+    {
+        "naive": Field(RATE, "still right after PGD by the graph's own gradients, which rounding stops", null=False),
+        "straight_through": Field(RATE, "still right after PGD straight through rounding", null=False),
+    }
+)
 LOSS = Record(
     {
         "value": Field(Number(), "how much less often the artefact is right, a fraction", null=False),
         "low": Field(Number(), "lower end of its 95 % interval", null=False),
         "high": Field(Number(), "upper end of its 95 % interval", null=False),
         "p_value": Field(AMOUNT, "exact McNemar's, two-sided"),
+        "bootstrap": Field(INTERVAL, "its 95 % interval by 10,000 resamples of the examples, in pairs", optional=True),
     }
 )
 COMPARISON = Record(
@@ -206,6 +238,7 @@ COMPARISON = Record(
         "clean": Field(RATE, "right without an attack"),
         "robust": Field(RATE, "right under the attacks"),
         "loss": Field(LOSS, "robust accuracy that the artefact loses against it, on the same images"),
+        "same": Field(RATE, "inputs, clean and adversarial, that both put into the same class", optional=True),
     }
 )
 GATES = Record(
@@ -223,23 +256,41 @@ VERDICT = Record(
         ),
         "threat": _name("threat model, e.g. linf:8/255:10"),
         "n": Field(COUNT, "test images attacked", null=False),
+        "drawn": Field(Text(), "how they were chosen", optional=True),
         "clean": Field(RATE, "right without an attack"),
         "robust": Field(RATE, "right under every attack from every source, worst case per example"),
-        "parity": Field(RATE, "inputs that artefact and checkpoint put into the same class"),
+        "parity": Field(RATE, "inputs that artefact and twin put into the same class"),
         "attacks": Field(Many(ATTACK), "each attack", null=False),
         "name": Field(Text(), "name of the file", optional=True),
         "sha256": Field(Text(), "digest of the file that was attacked", optional=True),
         "level": Field(Text(), "how much was tried: smoke, standard, publish or custom", optional=True),
         "seed": Field(Number(whole=True), "seed of the drawing and of the attacks", optional=True),
         "classes": Field(COUNT, "classes of the artefact", optional=True),
+        "twin": Field(
+            Text(),
+            "what the gradients are of: checkpoint, or re-import and how it rounds; empty without",
+            optional=True,
+        ),
+        "repairs": Field(
+            Many(Text()), "how outputs were brought into a form that attacks can use, one sentence each", optional=True
+        ),
         "drift": Field(
-            Each(AMOUNT), "logit drift against the checkpoint, relative to its largest logit", optional=True
+            Each(AMOUNT),
+            "logit drift against the twin, relative to its largest logit; checkpoint_* against another checkpoint",
+            optional=True,
         ),
         "eps_sweep": Field(
             Many(SWEEP_POINT), "robust accuracy against epsilon, from 0 on; the headline is `robust`", optional=True
         ),
-        "parity_fault": Field(Text(), "why the checkpoint is not the artefact's twin; empty if it is", optional=True),
-        "checkpoint": Field(COMPARISON, "the trained network under the same attacks", optional=True),
+        "step_sweep": Field(
+            Many(STEP_POINT), "robust accuracy against the steps of one attack at the threat's epsilon", optional=True
+        ),
+        "evasion": Field(EVASION, "differential evasion: what a watch on the checkpoint does not see", optional=True),
+        "naive_gap": Field(NAIVE_GAP, "what a tool without straight-through gradients would report", optional=True),
+        "parity_fault": Field(Text(), "why the twin is not the artefact's twin; empty if it is", optional=True),
+        "checkpoint": Field(
+            COMPARISON, "the trained network that the file was made of, under the same attacks", optional=True
+        ),
         "reference": Field(COMPARISON, "the teacher under its own attacks", optional=True),
         "gates": Field(GATES, "what was asked for", optional=True),
         "margin": Field(AMOUNT, "largest loss against the checkpoint that counts as none, a fraction", optional=True),

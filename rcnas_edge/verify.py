@@ -1,32 +1,58 @@
 """Verify the file that ships: attack its differentiable twin, replay every adversarial example on it, attack it itself.
 
-An fp32 artefact has the checkpoint as its differentiable twin, once both agree (parity). What counts is the worst case
-per example over every attack and every source, as the artefact sees it. The attacks: `rcnas_edge.examination`; the
-signs that they were misled: `rcnas_edge.masking`; how all that becomes a decision: `rcnas_edge.decision`.
+The twin of a file is what `rcnas_edge.reimport` reads back from it; an fp32 artefact may have its checkpoint, once both
+agree (parity). What counts is the worst case per example over every attack and every source, as the artefact sees it.
+The attacks: `rcnas_edge.examination`; the signs that they were misled: `rcnas_edge.masking`; how all that becomes a
+decision: `rcnas_edge.decision`; points of other files shown to this one: `rcnas_edge.replay`.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.decision import decide
-from rcnas_edge.errors import InputError
-from rcnas_edge.examination import Examination, Flags, Level, Progress, Subject
+from rcnas_edge.errors import InputError, UncheckedError
+from rcnas_edge.examination import Examination
+from rcnas_edge.export import weights_digest
+from rcnas_edge.keeping import array_sha256, keeping
+from rcnas_edge.subject import Flags, Level, Progress, Subject
 from rcnas_edge.verdict import Findings, Gates, Verdict
 
 __all__ = ["LEVELS", "Gates", "Level", "Subject", "Verdict", "drawn_indices", "saved_flags", "verify"]
 
 LEVELS = {
     "smoke": Level(
-        images=256, seeds=1, square_queries=200, artefact_queries=200, margin=0.03, sweep_images=128, sweep_steps=20
+        images=256,
+        seeds=1,
+        square_queries=200,
+        artefact_queries=200,
+        margin=0.03,
+        sweep_images=128,
+        sweep_steps=20,
+        step_images=64,
+        evasion_steps=20,
     ),
     "standard": Level(
-        images=1000, seeds=1, square_queries=500, artefact_queries=1000, margin=0.03, sweep_images=200, sweep_steps=40
+        images=1000,
+        seeds=1,
+        square_queries=500,
+        artefact_queries=1000,
+        margin=0.03,
+        sweep_images=200,
+        sweep_steps=40,
+        step_images=200,
+        evasion_steps=40,
     ),
     "publish": Level(
         images=10_000,
@@ -36,6 +62,8 @@ LEVELS = {
         margin=0.01,
         sweep_images=1000,
         sweep_steps=100,
+        step_images=1000,
+        evasion_steps=100,
     ),
 }
 
@@ -52,6 +80,7 @@ def verify(
     name: str = "model.onnx",
     sha256: str = "",
     arrays: Path | None = None,
+    resume: bool = True,
     progress: Progress | None = None,
     reference_right: Flags | None = None,
 ) -> Verdict:
@@ -60,24 +89,31 @@ def verify(
     images (N, C, H, W) are float32 in [0, 1], labels (N,) classes; a level takes at most its number of them, drawn
     without replacement by the seed. `reference_right` are flags (clean, robust), each (N,), of a reference that was
     attacked before; they stand in for `subject.reference`. `arrays` is where the flags of every example and every
-    adversarial image go (npz, see `Examination.save`). `progress` is told (what, share done). The same seed gives the
+    adversarial image go (npz, see `Examination.save`). Each attack's points lie beside it once the attack is done, so a
+    verification that was killed goes on with the attack it was at, to the same verdict, where the same call is made for
+    a file that `sha256` names; not with `resume` False. `progress` is told (what, share done). The same seed gives the
     same verdict, its seconds aside.
     """
     began, depth = time.perf_counter(), _level(level)
     drawn_images, drawn_labels, indices = _draw(images, labels, depth.images, seed)
     reference = None if reference_right is None else _drawn_flags(reference_right, len(images), indices)
-    examination = Examination(
-        subject,
-        drawn_images,
-        drawn_labels,
-        threat,
-        depth=depth,
-        seed=seed,
-        tell=progress or (lambda text, share: None),
-    )
-    findings = examination.run(reference)
-    if arrays is not None:
-        examination.save(arrays, indices)
+    resumed = resume and arrays is not None and sha256 != ""
+    terms = _terms(subject, drawn_images, drawn_labels, threat, depth, seed, sha256) if resumed else None
+    with _memory_told(), keeping(arrays, terms) as kept:
+        examination = Examination(
+            subject,
+            drawn_images,
+            drawn_labels,
+            threat,
+            depth=depth,
+            seed=seed,
+            tell=progress or (lambda text, share: None),
+            kept=kept,
+            attacked_reference=reference is not None,
+        )
+        findings = examination.run(reference)
+        if arrays is not None:
+            examination.save(arrays, indices)
     decision, reasons = decide(findings, gates, depth.margin)
     return Verdict(
         decision=decision,
@@ -91,6 +127,7 @@ def verify(
         sha256=sha256,
         not_checked=_not_checked(findings, depth),
         seconds=round(time.perf_counter() - began, 3),
+        drawn=_drawn(len(indices), len(images), seed),
     )
 
 
@@ -128,7 +165,14 @@ def _draw(
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels are one class per image ({len(images)}), got {labels.dtype} {labels.shape}")
     indices = drawn_indices(len(images), count, seed)
-    return np.ascontiguousarray(images[indices]), labels[indices].astype(np.int64), indices
+    taken = images if len(indices) == len(images) else images[indices]  # all of them may be gigabytes: no copy
+    return np.ascontiguousarray(taken), labels[indices].astype(np.int64), indices
+
+
+def _drawn(count: int, total: int, seed: int) -> str:
+    if count == total:
+        return f"all {total} images that were given"
+    return f"{count} of {total} images, drawn without replacement by seed {seed}"
 
 
 def _drawn_flags(flags: Flags, total: int, indices: np.ndarray) -> Flags:
@@ -142,18 +186,70 @@ def _drawn_flags(flags: Flags, total: int, indices: np.ndarray) -> Flags:
     return clean[indices], robust[indices]
 
 
+def _terms(
+    subject: Subject,
+    images: np.ndarray,
+    labels: np.ndarray,
+    threat: Threat,
+    depth: Level,
+    seed: int,
+    sha256: str,
+) -> dict[str, Any]:
+    """What every adversarial point depends on; the gates are not part of it."""
+    networks = {name: getattr(subject, name) for name in ("differentiable", "parent", "naive", "reference")}
+    return {
+        "file": sha256,
+        "networks": {name: None if one is None else weights_digest(one) for name, one in networks.items()},
+        "images": array_sha256(images),
+        "labels": array_sha256(labels),
+        "threat": [threat.norm, threat.epsilon, threat.steps, threat.step],
+        "level": asdict(depth),
+        "seed": seed,
+        "versions": [importlib.metadata.version(package) for package in ("rcnas-edge", "torch", "numpy")],
+    }
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Memory that ran out is one sentence with a way out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+            raise UncheckedError(
+                "the attacks take more memory than this GPU has left, so nothing is claimed: run them with --device cpu, "
+                "or end what else uses the GPU"
+            ) from error
+        if isinstance(error, MemoryError) or "can't allocate memory" in text:
+            raise UncheckedError(
+                "the attacks take more memory than this machine has left, so nothing is claimed: give fewer images, or "
+                "--level smoke"
+            ) from error
+        raise
+
+
 def _not_checked(findings: Findings, depth: Level) -> tuple[str, ...]:
+    """What nobody should read into the findings, one sentence each: what was done is not among it."""
     texts = [
-        "other precisions (int8, fp16): the verdict is of the named file only",
-        "devices and runtimes other than this machine's CPU",
-        "a re-import of the exported graph: gradients come from the checkpoint",
-        f"threats other than {findings.threat}, and sweeps over epsilon and steps",
-        "differential evasion: a search for images that only the file, and not the checkpoint, gets wrong",
+        "other files of the same network, in another format or precision: the verdict is of the named file only",
+        "devices and runtimes other than the one that answered here",
     ]
-    if findings.eps_sweep:
-        texts[3] = f"threats other than {findings.threat}; at other epsilons one weak attack on part of the images only"
+    if "rounding" in findings.twin:
+        texts[1] += ": a processor without VNNI may saturate 8-bit sums, and answer otherwise"
     if findings.parity is None:
-        texts[2] = "white-box attacks: there is no differentiable twin, and the exported graph is not re-imported"
+        texts.append("white-box attacks: there is no differentiable twin, and the exported graph is not re-imported")
+    elif not findings.twin.startswith("re-import"):
+        texts.append("a re-import of the exported graph: gradients come from the checkpoint")
+    curves = ["epsilon"] * (not findings.eps_sweep) + ["steps"] * (not findings.step_sweep)
+    threats = f"threats other than {findings.threat}"
+    if findings.eps_sweep:
+        threats += "; at other epsilons one weak attack on part of the images only"
+    texts.append(threats + (f", and sweeps over {' and '.join(curves)}" if curves else ""))
+    if findings.evasion is None:
+        texts.append("differential evasion: a search for images that only the file, and not the checkpoint, gets wrong")
+    if findings.checkpoint is None and findings.parity is not None:
+        texts.append("the loss against the network that the file was made of: no checkpoint was given")
     if findings.reference is None:
         texts.append("the loss against a teacher: no reference was given")
     if findings.n < depth.images:
