@@ -12,43 +12,61 @@ from rcnas_edge.export import TOLERANCE, relative_drift
 QUANTISED_TOLERANCE = 1e-3
 """Largest difference of the logits of a file that rounds, in units of their range."""
 
+WITHIN, FURTHEST = 0.95, 1e-2
+"""Of a file that rounds: the least share of images within the tolerance, and how far apart the others may be.
+
+A sum that lies on the border between two whole numbers is rounded by its last bit, which depends on the order of the
+summands. ONNX Runtime itself is further apart from its own unoptimised session than a re-import is from it: a WRN-16-2
+for CIFAR-10 in s8s8, 200 test images, was more than 1e-3 apart on 15.5 % (at most 3.1e-3) with the optimisations off,
+and its re-import on 1.5 % (1.8e-3). In u8s8 the re-import gave 99.5 % of the images the very same logits (5.7e-4).
+"""
+
 
 @dataclass(frozen=True)
 class Agreement:
     """How far logits of a file and of its re-import are apart, on the same images.
 
-    `drift` is the largest difference, in units of the largest |logit|, or for a file that rounds (`quantised`) of the
-    logits' range; `argmax` is how many images get the same class.
+    `argmax` is how many images get the same class, `within` how many logits agree within `tolerance`; `drift` is the
+    largest difference. Differences are in units of the largest |logit|, or for a file that rounds (`quantised`) of the
+    logits' range.
     """
 
     argmax: Rate
+    within: Rate
     drift: float
     tolerance: float
     quantised: bool
 
     @property
     def fault(self) -> str:
-        """Why they do not agree, in a sentence; "" if they do. A file that rounds must also give every class alike."""
-        apart = not self.drift <= self.tolerance  # a drift that is not a number is a fault too
-        if not (apart or (self.quantised and self.argmax.hits < self.argmax.total)):
+        """Why they do not agree, in a sentence; "" if they do.
+
+        All logits are within the tolerance; a file that rounds gives every class alike, and a few images whose sums
+        lie between two whole numbers may be as far apart as FURTHEST.
+        """
+        if self.quantised:
+            alike = self.argmax.hits == self.argmax.total and self.drift <= FURTHEST and self.within.value >= WITHIN
+        else:
+            alike = self.drift <= self.tolerance
+        if alike:
             return ""
-        of = "range" if self.quantised else "size"
         return (
-            f"the re-imported network is not the file: logits differ by up to {self.drift:.2g} of their {of} "
-            f"({self.tolerance:g} is allowed), and {100 * self.argmax.value:.4g} % of {self.argmax.total} inputs get "
-            "the same class"
+            f"the re-imported network is not the file: logits differ by up to {self.drift:.2g} of their "
+            f"{'range' if self.quantised else 'size'} ({self.tolerance:g} is allowed), and "
+            f"{100 * self.argmax.value:.4g} % of {self.argmax.total} inputs get the same class"
         )
 
 
 def agreement(file_logits: np.ndarray, twin_logits: np.ndarray, *, quantised: bool) -> Agreement:
-    """Compare logits (N, classes) that a file and its re-import give for the same images.
+    """Compare logits (N, classes) that a file and its re-import give for the same images; `quantised`: the file rounds.
 
-    fp32: relative drift <= 1e-4; a file that rounds: every class alike, and differences <= 1e-3 of the logits' range.
+    The tolerance is 1e-4 of the largest |logit|, or 1e-3 of the range of a file that rounds. InputError for logits of
+    other shapes.
     """
-    same = file_logits.argmax(1) == twin_logits.argmax(1)
-    drift = float(relative_drift(file_logits, twin_logits).max(initial=0.0))
+    drift = relative_drift(file_logits, twin_logits)
     if quantised:
-        reach = float(file_logits.max(initial=0.0) - file_logits.min(initial=0.0))
-        largest = max(float(np.abs(file_logits).max(initial=0.0)), 1e-12)
-        drift *= largest / max(reach, 1e-12)
-    return Agreement(Rate.of(same), drift, QUANTISED_TOLERANCE if quantised else TOLERANCE, quantised)
+        reach = float(file_logits.max() - file_logits.min())
+        drift = drift * float(np.abs(file_logits).max()) / max(reach, 1e-12)
+    tolerance = QUANTISED_TOLERANCE if quantised else TOLERANCE
+    same = file_logits.argmax(1) == twin_logits.argmax(1)
+    return Agreement(Rate.of(same), Rate.of(drift <= tolerance), float(drift.max()), tolerance, quantised)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rcnas_edge.reimport.graph import HALF, WHOLE, Node
+from rcnas_edge.reimport.graph import WHOLE, Node
 from rcnas_edge.reimport.quantised import Scaled, real
 
 
@@ -165,15 +165,12 @@ def _turned(matrix: Any, turned: bool) -> Any:
 
 
 def cast(node: Node) -> Callable[[Tensor], Tensor]:
-    """Cast: to 16 bits rounds as the file does and goes on in 32; to whole numbers what does not follow from pixels."""
-    to = node.get("to", 0)
-    if to in HALF:
-        return partial(_rounded_to, kind=torch.float16 if to == HALF[0] else torch.bfloat16)
-    return _to_whole if to in WHOLE else _to_real
+    """Cast: to whole numbers what does not follow from pixels; all real numbers stay as they are, in 32 bits.
 
-
-def _rounded_to(tensor: Tensor, *, kind: torch.dtype) -> Tensor:
-    return tensor.to(kind).to(torch.float32)
+    ONNX Runtime takes casts to 16 bits out of a graph that it computes in 32: without them a WRN-16-2 in fp16 and its
+    re-import are 2e-7 apart (relative drift), with the image rounded 1.4e-4 (50 images of CIFAR-10).
+    """
+    return _to_whole if node.get("to", 0) in WHOLE else _to_real
 
 
 def _to_real(tensor: Tensor) -> Tensor:
