@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rcnas_edge.fusion import kernels_of
 from rcnas_edge.profile import Group, Profile, Target, fuse
 from rcnas_edge.space import Layer
 
@@ -35,7 +36,7 @@ class Part:
 
 def breakdown(layers: Sequence[Layer], profile: Profile, target: Target) -> tuple[Part, ...]:
     """The kernels of a network in the order in which they are found, and the overhead of a call."""
-    groups = fuse(layers, profile.runtime)
+    groups = fuse(layers, kernels_of(profile.runtime, target.precision))
     table = profile.tables.get(target.setting)
     measures = table is not None and profile.measures(layers, target.setting)
     scale, overhead = profile.scale_and_overhead(layers, target.setting)

@@ -333,13 +333,14 @@ def profile_show(name: str) -> int:
 
 @profile.command("measure")
 @click.option("--name", default="host", show_default=True, help="What the profile is called; host, or a name of yours.")
+@click.option("--precision", default="fp32", show_default=True, help="Of the networks to cover: fp32 or int8.")
 @click.option("--threads", default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--family", default="wrn", show_default=True, help="Family of the networks to cover, or all.")
 @click.option("--base", help="Largest network of the space to cover; default the family's.")
 @click.option("--image", default="3x32x32", show_default=True, help="Channels x height x width.")
 @click.option("--classes", default=10, show_default=True, help="Classes.")
 @click.option("--budget", default="5min", show_default=True, help="Time that it may take: 90s, 10min, 1h.")
-@click.option("--anew", is_flag=True, help="Forget what was measured before, with any threads; then go on without it.")
+@click.option("--anew", is_flag=True, help="Forget all that was measured before, then go on without it.")
 def profile_measure(name: str, **asked: Any) -> int:
     """Measure a latency table of this machine for the students of a family, and how well it predicts whole networks.
 
@@ -350,7 +351,7 @@ def profile_measure(name: str, **asked: Any) -> int:
 
     with TerminalConsole().task(f"measuring {name}", 1.0) as advance:
         found, path = measure_here(name, advance, **asked)
-    for line in measured_words(found, f"fp32/{asked['threads']}"):
+    for line in measured_words(found, f"{asked['precision']}/{asked['threads']}"):
         click.echo(line)
     click.echo(f"{found.name}: {len(found.rows)} rows in {path}")
     return 0

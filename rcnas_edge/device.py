@@ -13,7 +13,7 @@ from rcnas_edge import bounds, provenance
 from rcnas_edge.bounds import PRECISIONS
 from rcnas_edge.domain import Domain, image_size
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import RUNTIMES, Key, kernels
+from rcnas_edge.fusion import RUNTIMES, Key, kernels, kernels_of
 from rcnas_edge.rates import Rates
 from rcnas_edge.row import Row
 from rcnas_edge.space import Layer
@@ -186,7 +186,7 @@ class Profile:
             )
         measured = estimated = 0.0
         lookup = table.lookup
-        for kernel, _ in kernels(layers, self.runtime):
+        for kernel, _ in kernels(layers, kernels_of(self.runtime, target.precision)):
             ms, known = lookup(kernel)
             if known:
                 measured += ms

@@ -8,9 +8,9 @@ work in it, so that tensors are reordered where an operator without a blocked ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rcnas_edge.errors import InputError
 from rcnas_edge.space import KINDS, Layer
@@ -30,6 +30,14 @@ RUNTIMES = {
 The first three are ONNX Runtime on a CPU, whose fusion is known from its graphs; the others are taken to fuse like
 the plain one, which is an assumption: convolution, batch normalisation and ReLU are one kernel, a sum is its own.
 """
+
+INTEGER = "onnxruntime-integer"
+"""ONNX Runtime's CPU kernels of an int8 graph, of which a profile's table has rows beside those in floating point.
+
+They have one layout, and write within a range: a ReLU is where that range begins, and no kernel.
+"""
+CPU = ("onnxruntime", "onnxruntime-nchwc8", "onnxruntime-nchwc16")
+"""Runtimes that are ONNX Runtime on a CPU."""
 
 CHANNEL_ALIGNMENT = 4
 """Channels that a tensor needs a multiple of to be reordered into blocks."""
@@ -92,8 +100,15 @@ Kernel = tuple[str, str, int, int, int, int, int, int, int]
 """The fields of a `Key` and the channels in and out: what the latency of a kernel is looked up by."""
 
 
+def kernels_of(runtime: str, precision: str) -> str:
+    """What `kernels` and `fuse` are asked for: the runtime of a profile, or INTEGER for int8 where that differs."""
+    return INTEGER if precision == "int8" and runtime in CPU else runtime
+
+
 def kernels(layers: Sequence[Layer], runtime: str) -> Iterator[tuple[Kernel, list[int]]]:
     """`fuse` as bare tuples, with the indices of the rows; a search calls this 10^5 times."""
+    if runtime == INTEGER:
+        return iter(_IntegerPass(layers, 0).run())
     if runtime not in RUNTIMES:
         raise InputError(f"the fusion of a profile's runtime is known for {', '.join(RUNTIMES)}, got {runtime!r}")
     return iter(_Pass(layers, RUNTIMES[runtime]).run())
@@ -112,6 +127,9 @@ class _Pass:
     place of the lists.
     """
 
+    visits: dict[str, Callable[[Any, int, Layer], None]]
+    activations: tuple[str, ...] = ACTIVATIONS
+
     def __init__(self, layers: Sequence[Layer], block: int) -> None:
         self.layers, self.block = layers, block
         count = len(layers)
@@ -127,10 +145,10 @@ class _Pass:
                 self.reader[source] = index
 
     def run(self) -> list[tuple[Kernel, list[int]]]:
-        made = self.made
+        made, visits = self.made, self.visits
         for index, layer in enumerate(self.layers):
             if not made[index]:
-                _VISIT[layer.kind](self, index, layer)
+                visits[layer.kind](self, index, layer)
         self._need(len(self.layers) - 1, PLAIN)
         return self.found
 
@@ -183,7 +201,7 @@ class _Pass:
             rows.append(folded)
         reads, makes = self._conv_layouts(layer)
         self._need(layer.reads[0], reads)
-        activation = self._next(rows[-1], (*ACTIVATIONS, "relu6"))
+        activation = self._next(rows[-1], (*self.activations, "relu6"))
         if activation >= 0:
             rows.append(activation)
         elif makes == BLOCKED and self.uses[rows[-1]] == 1:
@@ -205,7 +223,7 @@ class _Pass:
 
     def _batchnorm(self, index: int, layer: Layer) -> None:
         if self.made[layer.reads[0]] == BLOCKED:
-            activation = self._next(index, ACTIVATIONS)
+            activation = self._next(index, self.activations)
             self._add("batchnorm", BLOCKED, [index] if activation < 0 else [index, activation])
         else:
             self._add("batchnorm", PLAIN, [index])
@@ -225,7 +243,7 @@ class _Pass:
                     if place >= 0:
                         rows = self.found[place][1]
                         rows.append(index)
-                        activation = self._next(index, ACTIVATIONS)
+                        activation = self._next(index, self.activations)
                         if activation >= 0:
                             rows.append(activation)
                         for row in rows:
@@ -248,7 +266,7 @@ class _Pass:
 
     def _linear(self, index: int, layer: Layer) -> None:
         self._need(layer.reads[0], PLAIN)
-        activation = self._next(index, ACTIVATIONS)
+        activation = self._next(index, self.activations)
         self._add("linear", PLAIN, [index] if activation < 0 else [index, activation], layer.inputs[0], layer.output[0])
 
     def _slice(self, index: int, layer: Layer) -> None:
@@ -275,7 +293,7 @@ class _Pass:
         self._add("concat", layout, [index], layer.output[0], len(layer.reads))
 
 
-_VISIT = {
+_Pass.visits = {
     "normalize": _Pass._plain,
     "conv": _Pass._conv,
     "linear": _Pass._linear,
@@ -291,3 +309,22 @@ _VISIT = {
     "avgpool": _Pass._pool,
     "globalpool": _Pass._plain,
 }
+
+
+class _IntegerPass(_Pass):
+    """The kernels of an int8 graph: there is no layout to choose, and no activation but those that are functions."""
+
+    activations = ("relu",)
+
+    def _absorb(self, index: int, layer: Layer) -> None:
+        """A ReLU belongs to the kernel that makes what it reads."""
+        source = layer.reads[0]
+        rows = next((rows for _, rows in reversed(self.found) if source in rows), None)
+        if rows is None:
+            self._plain(index, layer)
+            return
+        rows.append(index)
+        self.made[index] = self.layouts[index] = PLAIN
+
+
+_IntegerPass.visits = {**_Pass.visits, "relu": _IntegerPass._absorb, "relu6": _IntegerPass._absorb}

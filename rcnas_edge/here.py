@@ -7,13 +7,14 @@ from pathlib import Path
 
 from rcnas_edge.cost import Cost
 from rcnas_edge.errors import InputError
+from rcnas_edge.fusion import CPU
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.profile import Profile, Target, image_size, machine
 from rcnas_edge.provenance import MEASURED, TABLE
 from rcnas_edge.space import Architecture, Layer
 from rcnas_edge.task import Bench
 
-TIMED = ("onnxruntime", "onnxruntime-nchwc8", "onnxruntime-nchwc16")
+TIMED = CPU
 """Runtimes of a profile that a file is timed with here: ONNX Runtime on a CPU."""
 ON_THE_DEVICE = "'python3 measure.py --model model.onnx' from 'rcnas-edge profile kit' measures the file on the device"
 """What to do about a latency that was only predicted."""

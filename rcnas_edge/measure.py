@@ -27,7 +27,7 @@ from rcnas_edge.board import STEADY, block_of
 from rcnas_edge.calibration import Pair, agreement, fit
 from rcnas_edge.device import megabytes_of_weights
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels
+from rcnas_edge.fusion import RUNTIMES, Kernel, Key, kernels, kernels_of
 from rcnas_edge.planning import copies_of, ordered, plan, timed_part
 from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, machine, read_profile, save_profile
 from rcnas_edge.provenance import MEASURED, OVERHEAD, TABLE, UNKNOWN
@@ -35,7 +35,7 @@ from rcnas_edge.rowgraph import check_rows, graph_of
 from rcnas_edge.space import Layer
 from rcnas_edge.specimen import difference
 from rcnas_edge.stopwatch import KernelTimer, Stopwatch
-from rcnas_edge.table import Table, interpolate
+from rcnas_edge.table import Table, interpolate, work
 from rcnas_edge.timing import Timing, layout_probe, time_model
 
 __all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_model"]
@@ -51,6 +51,10 @@ VISITS = 5
 """Times that each whole network is timed, if there is time, each with a session of its own; its ms is their median."""
 SHARE_OF_NETWORKS = 0.2
 """Of the time, kept for whole networks."""
+MEASURABLE = ("fp32", "int8")
+"""Precisions that ONNX Runtime computes in on a CPU; fp16 it computes in fp32."""
+LEAST_MS, ENOUGH_TO_TELL = 1e-4, 3
+"""The row of a kernel without MACs that so many samples do not show: it takes no time that could be seen."""
 SAVE_SECONDS = 2.0
 ESTIMATED = -1
 """In the place of a network's digest in a pair whose sum rests on estimates: a later call does not fit to it."""
@@ -60,6 +64,7 @@ def measure_profile(
     name: str,
     layer_lists: Iterable[Network],
     *,
+    precision: str = "fp32",
     threads: int = 1,
     budget_seconds: float = 45.0,
     passes: int = 1,
@@ -89,12 +94,16 @@ def measure_profile(
         raise InputError("a profile is measured for at least one network, got none: pass rows of the space")
     started = time.monotonic()
     path = cache_path(name) if path is None else Path(path)
-    known = _start(name, base, path, threads)
-    setting = Target(name, "fp32", threads).setting
+    if precision not in MEASURABLE:
+        raise InputError(
+            f"a table is measured in {' or '.join(MEASURABLE)}, got {precision!r}: a CPU computes it in another one"
+        )
+    target = Target(name, precision, threads)
+    known, setting = _start(target, base, path), target.setting
     entries = [entry for entry in known.provenance if entry.get("setting") == setting]
     former = [ms for entry in entries if isinstance(ms := entry.get("reference_ms"), int | float)]
-    timer = Stopwatch(threads, pace=former[0] if former else None)
-    measurement = Measurement(known, path, threads, timer, progress or (lambda label, share: None))
+    timer = Stopwatch(threads, precision=precision, pace=former[0] if former else None)
+    measurement = Measurement(known, path, target, timer, progress or (lambda label, share: None))
     measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds, passes)
     counts = (CALIBRATION if calibration is None else calibration, CHECK if check is None else check)
     measurement.whole_networks(networks, timer.network, started + budget_seconds, counts)
@@ -123,11 +132,11 @@ def facts_here() -> dict[str, Any]:
     }
 
 
-def _start(name: str, base: Profile | None, path: Path, threads: int) -> Profile:
+def _start(target: Target, base: Profile | None, path: Path) -> Profile:
     """What is known already: the file and the base, if they are of this runtime."""
     runtime, here = runtime_here(), machine()
     known: dict[tuple[str, int, Kernel], Row] = {}
-    profile = base or Profile(name, here["cpu"], runtime)
+    profile = base or Profile(target.profile, here["cpu"], runtime)
     for source in (base, read_profile(path) if path.is_file() else None):
         if source is None:
             continue
@@ -140,12 +149,17 @@ def _start(name: str, base: Profile | None, path: Path, threads: int) -> Profile
         profile = source
     return replace(
         profile,
-        name=name,
+        name=target.profile,
         vendor=profile.vendor if profile.rows else here["cpu"],
         runtime=runtime,
         rows=tuple(known.values()),
-        threads=tuple(sorted({threads, *(row.threads for row in known.values())})),
+        precisions=tuple(sorted({target.precision, *(row.precision for row in known.values())})),
+        threads=tuple(sorted({target.threads, *(row.threads for row in known.values())})),
     )
+
+
+class _Unknown(Exception):
+    """Why a kernel cannot be measured."""
 
 
 @dataclass
@@ -154,16 +168,17 @@ class Measurement:
 
     profile: Profile
     path: Path
-    threads: int
+    target: Target
     timer: KernelTimer
     progress: Progress
     facts: Callable[[], Mapping[str, Any]] = facts_here
     saved: float = field(default_factory=time.monotonic)
     samples: dict[Kernel, list[float]] = field(default_factory=dict)
-    hidden: set[Kernel] = field(default_factory=set)
+    problems: dict[Kernel, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.setting = Target(self.profile.name, "fp32", self.threads).setting
+        self.setting = self.target.setting
+        self.runtime = kernels_of(self.profile.runtime, self.target.precision)
         self.surfaces: dict[Key, dict[tuple[int, int], float]] = {}
         for row in self.profile.rows:
             if row.setting == self.setting:
@@ -178,16 +193,26 @@ class Measurement:
     @property
     def new(self) -> list[Row]:
         """The rows measured so far, each the median of its samples."""
+        precision, threads = self.target.precision, self.target.threads
+        found = {kernel: self._ms(kernel) for kernel in self.samples}
         return [
-            Row("fp32", self.threads, Key(*kernel[:7]), kernel[7], kernel[8], float(f"{np.median(found):.5g}"))
-            for kernel, found in self.samples.items()
+            Row(precision, threads, Key(*kernel[:7]), kernel[7], kernel[8], float(f"{ms:.5g}"))
+            for kernel, ms in found.items()
+            if ms is not None
         ]
+
+    def _ms(self, kernel: Kernel) -> float | None:
+        """The median of a kernel's samples; of one without MACs that several samples do not show the LEAST_MS."""
+        samples = self.samples[kernel]
+        if (ms := float(np.median(samples))) > 0:
+            return ms
+        return LEAST_MS if len(samples) >= ENOUGH_TO_TELL and not work(kernel)[1] else None
 
     def rows(self, networks: Sequence[Network], deadline: float, passes: int = 1) -> None:
         """Measure every kernel that is missing: helpers before what needs them, then the most costly first."""
-        runtime = self.profile.runtime
-        counts = Counter(kernel for layers in networks for kernel, _ in kernels(layers, runtime))
-        self.time_kernels(ordered(plan(counts, self.surfaces, runtime), counts, runtime), deadline, passes)
+        counts = Counter(kernel for layers in networks for kernel, _ in kernels(layers, self.runtime))
+        todo = plan(counts, self.surfaces, self.runtime)
+        self.time_kernels(ordered(todo, counts, self.runtime), deadline, passes)
 
     def time_kernels(self, todo: Sequence[Kernel], deadline: float, passes: int = 1) -> None:
         """Measure these kernels in this order, again in further passes while there is time."""
@@ -207,42 +232,46 @@ class Measurement:
         finally:  # also when the user interrupts
             if self.samples:
                 self.save(complete=False)
-            for kernel in sorted(self.hidden - set(self.samples)):
-                log.warning("noise hides the kernel %s: call again on a quieter machine", kernel)
+            for kernel, problem in self.problems.items():
+                if kernel not in self.samples or self._ms(kernel) is None:
+                    log.warning("%s", problem)
 
     def _sample(self, kernel: Kernel) -> None:
         """Time a kernel once more; its row is the median so far."""
-        ms = self._measure(kernel)
-        if ms is None:
+        try:
+            ms = self._measure(kernel)
+        except _Unknown as error:
+            self.problems[kernel] = str(error)
             return
-        found = self.samples.setdefault(kernel, [])
-        found.append(ms)
-        self.surfaces.setdefault(Key(*kernel[:7]), {})[kernel[7], kernel[8]] = float(np.median(found))
+        self.problems[kernel] = f"noise hides the kernel {kernel}: call again on a quieter machine"
+        self.samples.setdefault(kernel, []).append(ms)
+        known = self._ms(kernel)
+        if known is not None:
+            self.surfaces.setdefault(Key(*kernel[:7]), {})[kernel[7], kernel[8]] = known
         if time.monotonic() - self.saved > SAVE_SECONDS:
             self.save(complete=False)
 
-    def _measure(self, kernel: Kernel) -> float | None:
-        """ms of one kernel, or None where no specimen isolates it, which is logged, or noise hides it (see `hidden`)."""
-        whole, (kernel, share) = kernel, timed_part(kernel)
+    def _measure(self, kernel: Kernel) -> float:
+        """ms of one kernel, below 0 where noise hides it; `_Unknown` where no specimen isolates it."""
+        first = kernel not in self.samples
+        kernel, share = timed_part(kernel)
         copies = copies_of(kernel)
-        for wanted in (copies, 2 * copies):
-            more = difference(kernel, 1, 1 + wanted, self.profile.runtime)
+        ms = 0.0
+        for wanted in (copies, 2 * copies) if first else (copies,):
+            more = difference(kernel, 1, 1 + wanted, self.runtime)
             if more[kernel] < 1:
-                log.warning("no specimen isolates the kernel %s: its latency stays an estimate", kernel)
-                return None
+                raise _Unknown(f"no specimen isolates the kernel {kernel}: its latency stays an estimate")
             helpers = 0.0
             for helper, count in more.items():
                 if helper != kernel:
                     known = interpolate(self.surfaces.get(Key(*helper[:7]), {}), helper[7], helper[8])
                     if known is None:
-                        log.warning("%s needs %s, which was not measured: it stays an estimate", kernel, helper)
-                        return None
+                        raise _Unknown(f"{kernel} needs {helper}, which was not measured: it stays an estimate")
                     helpers += count * known
             ms = (self.timer.difference(kernel, 1 + wanted) - helpers) / more[kernel]
             if ms > 0:
-                return share * ms
-        self.hidden.add(whole)
-        return None
+                break
+        return share * ms
 
     # Whole networks
 
@@ -268,7 +297,7 @@ class Measurement:
             table = Table(self.surfaces)
             pairs: list[Pair] = []
             for layers, ms in zip(chosen, self._visits(chosen, time_network, deadline), strict=False):
-                times = [table.lookup(kernel) for kernel, _ in kernels(layers, self.profile.runtime)]
+                times = [table.lookup(kernel) for kernel, _ in kernels(layers, self.runtime)]
                 which = zlib.crc32(repr(layers).encode()) if all(known for _, known in times) else ESTIMATED
                 pairs.append((sum(ms for ms, _ in times), ms, megabytes_of_weights(layers), which))
             seen = {pair[3] for other in entries for pair in other.get("calibration", ()) if len(pair) > 3}
@@ -315,8 +344,8 @@ class Measurement:
             "complete": complete,
             "image": size,
             **self.facts(),
-            "threads": self.threads,
-            "rows": self.begun + len(self.samples),
+            "threads": self.target.threads,
+            "rows": self.begun + len(self.new),
             "passes": max(map(len, self.samples.values()), default=self.begun_passes),
             "reference_ms": self.timer.pace,
             "reference_spread": round(spread, 4),

@@ -28,6 +28,7 @@ def measure_here(
     base: str | None = None,
     image: str = "3x32x32",
     classes: int = 10,
+    precision: str = "fp32",
     threads: int = 1,
     budget: str = "5min",
     anew: bool = False,
@@ -36,13 +37,13 @@ def measure_here(
 
     `family` is one, or `all`; `base` its largest student, the family's default network if None. `budget` is the time
     that it may take. What the profile has already is kept, so that a killed call goes on; `anew` begins
-    again, with the rows of all threads.
+    again, with the rows of all precisions and threads.
     """
     seconds = seconds_of(budget)
     covered = spaces(family, base, image, classes).values()
     networks = [layers for space in covered for layers in sampled_layers(space, 0)]
     new = Profile(name, machine()["cpu"], runtime_here(), on_first_use=True)
-    known = {found.name: found for found in list_profiles()}.get(Target(name, "fp32", threads).profile, new)
+    known = {found.name: found for found in list_profiles()}.get(Target(name, precision, threads).profile, new)
     if not known.on_first_use:
         raise InputError(
             f"a profile that is measured here is of this machine, {name!r} is another device: take --name host, or a "
@@ -55,6 +56,7 @@ def measure_here(
     found = measure_profile(
         name,
         networks,
+        precision=precision,
         threads=threads,
         budget_seconds=seconds,
         passes=PASSES,

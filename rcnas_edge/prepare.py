@@ -34,7 +34,7 @@ from rcnas_edge.train.recipe import recipe
 QUICK_TABLE_SECONDS = 45.0
 TIMING_SECONDS, FINAL_TIMING_SECONDS = 3.0, 10.0
 """How long the teacher and a finalist are timed, and the artefact that ships."""
-SAMPLED_NETWORKS = 250
+SAMPLED_NETWORKS = 600
 """Random networks of the space whose kernels a quick table is made to cover."""
 
 
@@ -100,6 +100,7 @@ def device_profile(task: Task, target: Target, run: Run, console: Console) -> Pr
             profile = measure_profile(
                 profile.name,
                 networks,
+                precision=target.precision,
                 threads=target.threads,
                 budget_seconds=QUICK_TABLE_SECONDS,
                 base=profile,

@@ -18,7 +18,7 @@ from rcnas_edge.kit import FIT
 from rcnas_edge.kit_results import Results, Setting, read_results
 from rcnas_edge.measure import Measurement
 from rcnas_edge.planning import ordered
-from rcnas_edge.profile import MEASURED_HERE, Profile, cache_folder, cache_path, save_profile
+from rcnas_edge.profile import MEASURED_HERE, Profile, Target, cache_folder, cache_path, save_profile
 from rcnas_edge.provenance import UNKNOWN
 from rcnas_edge.table import Table
 
@@ -81,7 +81,12 @@ def profile_of(results: Results, name: str, where: str = "results") -> Profile:
 def _measured(profile: Profile, results: Results, setting: Setting, path: Path) -> Profile:
     """The profile with one more setting."""
     measurement = Measurement(
-        profile, path, setting.threads, setting, lambda label, share: None, lambda: facts(results, setting)
+        profile,
+        path,
+        Target(profile.name, "fp32", setting.threads),
+        setting,
+        lambda label, share: None,
+        lambda: facts(results, setting),
     )
     counts: Counter[Kernel] = Counter()
     for whole in results.networks.values():

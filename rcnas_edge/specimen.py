@@ -12,28 +12,35 @@ from collections import Counter
 from itertools import pairwise
 
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import DEPTHWISE, Kernel, kernels
+from rcnas_edge.fusion import DEPTHWISE, INTEGER, Kernel, kernels
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.space import IMAGE, Layer
 
 ENTRY_CHANNELS = 4
+OF_FLOATS = ("normalize",)
+"""What of an int8 graph is computed in floating point, before the first tensor is quantised."""
 OF_VECTORS = ("linear", "relu", "sigmoid", "add")
 """What runs on vectors too, as behind a global pooling; all else of a single pixel is an image."""
 
 
-def specimen(kernel: Kernel, copies: int) -> tuple[Layer, ...]:
-    """The rows of a network that runs `kernel` this many times."""
+def specimen(kernel: Kernel, copies: int, *, integer: bool = False) -> tuple[Layer, ...]:
+    """The rows of a network that runs `kernel` this many times; `integer` for one that will be quantised."""
     operation = kernel[0]
     if operation not in _BUILD:
         raise InputError(f"a specimen can be made of {', '.join(_BUILD)}, got {operation!r}")
-    bench = _Bench(kernel)
+    bench = _Bench(kernel, integer=integer)
     _BUILD[operation](bench, copies)
+    if integer and operation not in OF_FLOATS:
+        bench.end()
     return tuple(bench.write.rows)
 
 
 def difference(kernel: Kernel, few: int, many: int, runtime: str) -> Counter[Kernel]:
     """What the specimen of `many` copies runs more often than that of `few`: the kernel itself and its helpers."""
-    counts = [Counter(found for found, _ in kernels(specimen(kernel, copies), runtime)) for copies in (few, many)]
+    counts = [
+        Counter(found for found, _ in kernels(specimen(kernel, copies, integer=runtime == INTEGER), runtime))
+        for copies in (few, many)
+    ]
     counts[1].subtract(counts[0])
     return Counter({found: count for found, count in counts[1].items() if count})
 
@@ -41,18 +48,27 @@ def difference(kernel: Kernel, few: int, many: int, runtime: str) -> Counter[Ker
 class _Bench:
     """Writes one specimen; `start` is a tensor of the kernel's input shape in the layout that it reads."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, *, integer: bool) -> None:
         self.operation, self.layout, self.size, self.stride, self.groups, height, width, *channels = kernel
         self.channels, self.outputs = channels
-        self.blocked, self.serial = self.layout == "blocked", 0
+        self.blocked, self.serial, self.integer = self.layout == "blocked", 0, integer
         self.vector = height == width == 1 and self.operation in OF_VECTORS
-        if self.blocked or self.operation == "to_plain":
+        if self.blocked or self.operation == "to_plain" or (integer and self.operation not in OF_FLOATS):
             self.write = RowWriter((ENTRY_CHANNELS, height, width))
             entered = self.write.convolution("entry", IMAGE, self.channels, kernel=1)
             self.start = self.write.elementwise("entered", "relu", entered)
+            if self.vector and integer:
+                self.start = self.write.global_pool("pooled", self.start)
         else:
             self.write = RowWriter((self.channels, height, width))
             self.start = self.write.global_pool("entry", IMAGE) if self.vector else IMAGE
+
+    def end(self) -> None:
+        """A last layer of its own, because what makes the logits is not quantised as the others are."""
+        last = len(self.write.rows) - 1
+        if not (self.vector or self.operation in ("linear", "globalpool")):
+            last = self.write.global_pool("pooled.end", last)
+        self.write.linear("end", last, 10, bias=True)
 
     def name(self, stem: str) -> str:
         self.serial += 1
@@ -60,7 +76,7 @@ class _Bench:
 
     def fresh(self, source: int, *, blocked: bool) -> int:
         """A tensor that differs from `source`, in its layout, at little cost."""
-        if blocked:
+        if blocked or self.integer:
             return self.write.normalised_relu(self.name("norm"), self.name("relu"), source)
         return self.write.elementwise(self.name("sigmoid"), "sigmoid", source)
 
@@ -112,7 +128,7 @@ def _multiplication(bench: _Bench, copies: int) -> None:
     """By a vector, as in squeeze-excitation."""
     out, gate = bench.start, bench.write.global_pool("gate", bench.start)
     for _ in range(copies):
-        gate = bench.fresh(gate, blocked=False)
+        gate = bench.write.elementwise(bench.name("sigmoid"), "sigmoid", gate)
         out = bench.write.elementwise(bench.name("multiply"), "multiply", out, gate)
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rcnas_edge.board import Pace, Runner, difference, network_ms
+import numpy as np
+
+from rcnas_edge.board import Pace, difference, network_ms
 from rcnas_edge.fusion import Kernel
+from rcnas_edge.quantise import int8_model
 from rcnas_edge.rowgraph import graph_of
 from rcnas_edge.space import Layer
 from rcnas_edge.specimen import specimen
@@ -40,10 +43,13 @@ class Timer(KernelTimer, Protocol):
 
 
 class Stopwatch:
-    """This machine, with so many threads. `pace` is the reference kernel's of an earlier measurement, in ms."""
+    """This machine, with so many threads, in fp32 or int8. `pace` is the reference kernel's of an earlier measurement,
+    in ms; it is in fp32 always.
+    """
 
-    def __init__(self, threads: int, *, pace: float | None = None) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, *, precision: str = "fp32", pace: float | None = None) -> None:
+        self.threads, self.precision = threads, precision
+        self._quantised: dict[tuple[Kernel, int], bytes] = {}
         self._pace = Pace(session_runner(reference_model(), threads), ms=pace)
 
     @property
@@ -58,12 +64,33 @@ class Stopwatch:
 
     def difference(self, kernel: Kernel, copies: int) -> float:
         """The two specimens in turns, of each the 20th percentile, which other processes do not reach."""
-        one, many = (self._runner(specimen(kernel, count)) for count in (1, copies))
+        one, many = (session_runner(self._specimen(kernel, count), self.threads) for count in (1, copies))
         return difference(one, many, self._pace)
 
     def network(self, layers: Sequence[Layer]) -> float:
         """In turns with the reference kernel; the median of several calls is worth more than one."""
-        return network_ms(self._runner(layers), self._pace)
+        return network_ms(session_runner(self._model(layers), self.threads), self._pace)
 
-    def _runner(self, layers: Sequence[Layer]) -> Runner:
-        return session_runner(graph_of(layers).SerializeToString(), self.threads)
+    def _specimen(self, kernel: Kernel, copies: int) -> bytes:
+        """Quantised ones are kept for the next pass: each takes a tenth of a second to make."""
+        if self.precision != "int8":
+            return self._model(specimen(kernel, copies))
+        if (kernel, copies) not in self._quantised:
+            self._quantised[kernel, copies] = self._model(specimen(kernel, copies, integer=True))
+        return self._quantised[kernel, copies]
+
+    def _model(self, layers: Sequence[Layer]) -> bytes:
+        return written(layers, self.precision)
+
+
+def written(layers: Sequence[Layer], precision: str) -> bytes:
+    """The network of these rows with random weights as ONNX; in int8 with ranges from a random image.
+
+    What has neither a convolution nor a linear layer stays as it is: there is nothing to quantise.
+    """
+    graph = graph_of(layers)
+    model = graph.SerializeToString()
+    if precision != "int8" or not any(layer.kind in ("conv", "linear") for layer in layers):
+        return model
+    shape = [size.dim_value for size in graph.graph.input[0].type.tensor_type.shape.dim]
+    return int8_model(model, [np.random.default_rng(0).random(shape, dtype=np.float32)])

@@ -306,7 +306,7 @@ def test_the_median_of_the_passes_is_kept(tmp_path: Path) -> None:
     runtime = runtime_here()
     timer = Known(runtime, wrong=1.5)
     empty = Profile("host", "known", runtime)
-    measurement = measure.Measurement(empty, tmp_path / "host.toml", 1, timer, lambda label, share: None)
+    measurement = measure.Measurement(empty, tmp_path / "host.toml", Target("host"), timer, lambda label, share: None)
     measurement.rows(TINY, math.inf, 3)
     assert set(timer.timed.values()) == {3}
     profile = read_profile(tmp_path / "host.toml")
@@ -326,7 +326,9 @@ def test_a_later_call_does_not_fit_to_sums_of_estimates_nor_check_on_what_was_fi
         return 1.1 * sum(Known.ms(kernel) for kernel, _ in kernels(layers, runtime))
 
     def call(known: Profile, covered, counts: tuple[int, int]) -> Profile:
-        measurement = measure.Measurement(known, tmp_path / "host.toml", 1, timer, lambda label, share: None)
+        measurement = measure.Measurement(
+            known, tmp_path / "host.toml", Target("host"), timer, lambda label, share: None
+        )
         measurement.rows(covered, math.inf)
         measurement.whole_networks(TINY, whole, math.inf, counts)
         return measurement.profile

@@ -14,7 +14,7 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.fusion import Key
 from rcnas_edge.measure import Measurement, runtime_here
 from rcnas_edge.measuring import seconds_of
-from rcnas_edge.profile import Profile, Row, cache_path, load_profile
+from rcnas_edge.profile import Profile, Row, Target, cache_path, load_profile
 from rcnas_edge.profile_words import measured_words
 
 ASKED = ["profile", "measure", "--name", "my-desk", "--base", "wrn-10-1", "--image", "1x8x8", "--budget", "2s"]
@@ -88,7 +88,7 @@ def test_a_table_that_a_killed_call_began_on_an_unsteady_machine_stays_unsteady(
     row = Row("fp32", 1, Key(*kernel[:7]), 8, 8, 0.001)
     begun = Profile("host", "known", runtime, rows=(row,), provenance=(entry,))
     timer = SimpleNamespace(spread=0.01, pace=1.0)
-    resumed = Measurement(begun, tmp_path / "host.toml", 1, timer, lambda label, share: None)
+    resumed = Measurement(begun, tmp_path / "host.toml", Target("host"), timer, lambda label, share: None)
     resumed.save(complete=True, size="8x8")
     (told,) = resumed.profile.provenance
     assert (told["stable"], told["reference_spread"], told["rows"], told["passes"]) == (False, 0.5, 7, 2)
