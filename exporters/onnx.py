@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Mapping
 from importlib import metadata as packages
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from rcnas_edge_exporters.onnx_refusals import sentence, untraceable, untranslatable
+from rcnas_edge_exporters.onnx_session import INPUT, OUTPUT, inspected, open_session, session_predict
 
 from rcnas_edge.checkpoint import write_whole
 from rcnas_edge.errors import InputError
-from rcnas_edge.export import OPSET, Artefact, Predict, check_answers, weights_digest, write_sidecar
+from rcnas_edge.export import (
+    OPSET,
+    Artefact,
+    Predict,
+    calibrated,
+    check_answers,
+    check_steady,
+    sample,
+    weights_digest,
+    write_sidecar,
+)
+from rcnas_edge.precision import check_precision, counted
+from rcnas_edge.quantise import fp16_model, int8_model
 from rcnas_edge.quiet import quiet
 from rcnas_edge.space import Shape
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
     import torch
 
+    from rcnas_edge.calibrating import Calibration
+
 LEAST_OPSET = 17
-INPUT, OUTPUT = "images", "logits"
 
 
 class OnnxExporter:
-    """A network as one .onnx file in fp32: checked, reproducible to the byte, with batch as a free dimension."""
+    """A network as one .onnx file: checked, reproducible to the byte, with batch as a free dimension."""
 
     format = "onnx"
     suffix = ".onnx"
-    precision = "fp32"
+    precisions = ("fp32", "fp16", "int8")
 
     def settings(self) -> Mapping[str, str]:
         """The versions of the packages that write the file."""
@@ -47,44 +58,92 @@ class OnnxExporter:
         image: Shape,
         metadata: Mapping[str, str],
         opset: int = OPSET,
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
     ) -> Artefact:
         """Write the network, in eval mode, for images (C, H, W) in [0, 1], and a sidecar `<path>.json`.
 
-        The file is refused, and nothing is written, unless it answers as the network does at batches of 1, 5 and 16
-        (relative logit drift <= 1e-4). The network itself is left as it is. The same network and metadata give the
-        same bytes. `metadata` is as `export.facts` makes it.
+        The graph in fp32 is refused, and nothing is written, unless it answers as the network does at batches of 1, 5
+        and 16 (relative logit drift <= 1e-4). A file in fp16 or int8 (u8s8, which is calibrated on images) is made of
+        that graph; it must compute every layer in its precision and answer alike at each batch, and how far it drifts
+        from the network is told in the sidecar. The network itself is left as it is. The same network, metadata and
+        images give the same bytes. `metadata` is as `export.facts` makes it.
         """
         if opset < LEAST_OPSET:
             raise InputError(f"--opset is at least {LEAST_OPSET}, got {opset}: {OPSET} is what most runtimes read")
+        if precision == "int8":
+            calibrated(calibration)  # told before the work
         path = Path(path)
         twin = _copied(model)
-        texts = self._texts(twin, image, metadata)
+        texts = self._texts(twin, image, metadata, precision)
         _check_classes(twin, image, texts)
         proto = _translate(twin, image, opset)
         _anonymise(proto, texts)
         serialised = proto.SerializeToString(deterministic=True)
-        drift = check_answers(twin, _session_predict(_session(serialised, 1, path.name)), image, name=path.name)
-        write_whole(path, lambda aside: _write(aside, serialised))
-        artefact = Artefact.of(path, format=self.format, precision=self.precision)
-        write_sidecar(artefact, texts, opset=opset, relative_drift=drift)
+        told: dict[str, Any] = {
+            "opset": opset,
+            "relative_drift": check_answers(twin, _predict(serialised, path), image, name=path.name),
+        }
+        if precision != "fp32":
+            serialised, more = _converted(serialised, precision, calibration)
+            drift = check_steady(twin, _predict(serialised, path), sample(image, calibration), name=path.name)
+            told |= {**more, "relative_drift": drift, "inspected_layers": inspected(serialised, path.name)}
+            check_precision(serialised, precision)
+        write_whole(path, lambda aside: aside.write_bytes(serialised))
+        artefact = Artefact.of(path, format=self.format, precision=precision)
+        write_sidecar(artefact, texts, **told, **proof(serialised))
         return artefact
 
     def predict(self, artefact: Artefact, *, threads: int = 1) -> Predict:
         """The file on ONNX Runtime's CPU provider: images float32 (N, C, H, W) in [0, 1] to logits (N, classes)."""
         artefact.check()
-        return _session_predict(_session(str(artefact.path), threads, artefact.path.name))
+        return session_predict(open_session(str(artefact.path), threads, artefact.path.name))
 
-    def _texts(self, model: torch.nn.Module, image: Shape, metadata: Mapping[str, str]) -> dict[str, str]:
+    def inspect(self, artefact: Artefact) -> dict[str, int]:
+        """How many layers of the file this machine's CPU computes in which type, by the runtime's own graph."""
+        artefact.check()
+        return inspected(str(artefact.path), artefact.path.name)
+
+    def _texts(
+        self, model: torch.nn.Module, image: Shape, metadata: Mapping[str, str], precision: str
+    ) -> dict[str, str]:
+        if precision not in self.precisions:
+            raise InputError(f"an ONNX file's precision is one of {', '.join(self.precisions)}, got {precision!r}")
         if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
             raise InputError(f"an ONNX file carries texts by name, got {dict(metadata)}: write other values as JSON")
         versions = {"rcnas-edge": _version("rcnas-edge"), **self.settings()}
+        if precision != "fp32":
+            versions["onnxruntime"] = _runtime()
         return {
             "digest": weights_digest(model),
             "versions": json.dumps(versions, sort_keys=True),
             **metadata,
             "image": json.dumps(list(image)),
             "input_range": json.dumps([0, 1]),
+            **({} if precision == "fp32" else {"precision": precision}),
         }
+
+
+def proof(serialised: bytes) -> dict[str, dict[str, int]]:
+    """Layers and multiply-accumulates of an ONNX graph by the precision they compute in, for a sidecar."""
+    found = counted(serialised)
+    return {
+        "layers": {name: count.layers for name, count in found.items()},
+        "macs": {name: count.macs for name, count in found.items()},
+    }
+
+
+def _predict(serialised: bytes, path: Path) -> Predict:
+    return session_predict(open_session(serialised, 1, path.name))
+
+
+def _converted(serialised: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, dict[str, Any]]:
+    """The graph in another precision, and how it was made."""
+    if precision == "fp16":
+        return fp16_model(serialised), {}
+    images = calibrated(calibration)
+    made = int8_model(serialised, images.batches(), scheme="u8s8")
+    return made, {"scheme": "u8s8", "calibration": images.facts()}
 
 
 def _version(package: str) -> str:
@@ -92,6 +151,12 @@ def _version(package: str) -> str:
         return packages.version(package)
     except packages.PackageNotFoundError:
         return "unknown"
+
+
+def _runtime() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
 
 
 def _translate(model: torch.nn.Module, image: Shape, opset: int) -> onnx.ModelProto:
@@ -107,7 +172,7 @@ def _translate(model: torch.nn.Module, image: Shape, opset: int) -> onnx.ModelPr
         except InputError:
             raise
         except Exception as error:  # the tracer raises dozens of types
-            raise _untraceable(model, error) from error
+            raise untraceable(model, error) from error
         try:
             program = torch.onnx.export(
                 traced,
@@ -128,64 +193,8 @@ def _translate(model: torch.nn.Module, image: Shape, opset: int) -> onnx.ModelPr
         except InputError:
             raise
         except Exception as error:  # likewise, the translator and the checker
-            raise _untranslatable(traced, error, opset) from error
+            raise untranslatable(traced, error, opset) from error
     return proto
-
-
-def _untraceable(model: torch.nn.Module, error: Exception) -> InputError:
-    message = _sentence(error)
-    if "specialized" in str(error) or "Constraints violated" in str(error):
-        return InputError(
-            "an exported network takes any batch size, this one fixes it while it runs: write -1 or "
-            f"images.shape[0] for the batch in its forward ({message})"
-        )
-    return InputError(
-        f"an exported network can be traced, {_layer_of(model, error.__traceback__)} cannot: {message}; "
-        "branches on the values of a tensor, numpy and printing of values have to leave its forward"
-    )
-
-
-def _layer_of(model: torch.nn.Module, traceback: TracebackType | None) -> str:
-    """The innermost layer whose forward was running: its path in the network and its class."""
-    paths = {id(module): name or "the network itself" for name, module in model.named_modules()}
-    found = "a layer of it"
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        owner = traceback.tb_frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-        if code.co_name == "forward" and id(owner) in paths:
-            found = f"{paths[id(owner)]} ({type(owner).__name__}, line {traceback.tb_lineno})"
-        traceback = traceback.tb_next
-    return found
-
-
-def _untranslatable(traced: Any, error: Exception, opset: int) -> InputError:
-    """Name the operator that has no ONNX form, and the layer that uses it."""
-    texts: list[str] = []
-    cause = error
-    while cause is not None and len(texts) < 8:
-        texts.append(str(cause))
-        cause = cause.__cause__  # type: ignore[assignment]
-    operator = re.search(r"OpOverload\(op='([\w.:]+)'", "\n".join(texts))
-    if operator is None:
-        return InputError(f"a network is written in ONNX opset {opset}, this one is not: {_sentence(error)}")
-    for node in traced.graph.nodes:
-        if operator[1] in str(node.target):
-            scopes = list((node.meta.get("nn_module_stack") or {}).values())
-            layer = f" (layer {scopes[-1][0] or 'the network itself'})" if scopes else ""
-            break
-    else:
-        layer = ""
-    return InputError(
-        f"every operator of a network has a form in ONNX opset {opset}, {operator[1]!r}{layer} has none: "
-        "replace the layer, or register a translation with torch.onnx"
-    )
-
-
-def _sentence(error: Exception) -> str:
-    """The first telling line of a long message, without colours and C++ signatures."""
-    plain = re.sub(r"\x1b\[\d+m|/\S+:\d+ \S.*?\) (?=[A-Z])", "", str(error))
-    lines = [line.strip() for line in plain.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".;:")
 
 
 def _lower_to_17(proto: onnx.ModelProto) -> None:
@@ -224,7 +233,7 @@ def _copied(model: torch.nn.Module) -> torch.nn.Module:
         return copy.deepcopy(model).cpu().eval()
     except Exception as error:  # whatever the network's own attributes raise
         raise InputError(
-            f"an exported network can be copied, this one cannot: {_sentence(error)}; keep files, locks and tensors "
+            f"an exported network can be copied, this one cannot: {sentence(error)}; keep files, locks and tensors "
             "with a history out of its attributes"
         ) from error
 
@@ -240,7 +249,7 @@ def _check_classes(model: torch.nn.Module, image: Shape, texts: Mapping[str, str
         raise
     except Exception as error:  # whatever the network's layers raise
         raise InputError(
-            f"a network is exported for images it takes, {image} it does not: {_sentence(error)}"
+            f"a network is exported for images it takes, {image} it does not: {sentence(error)}"
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != 2:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -261,30 +270,3 @@ def _anonymise(proto: onnx.ModelProto, texts: Mapping[str, str]) -> None:
         del part.metadata_props[:]
         part.doc_string = ""
     helper.set_model_props(proto, dict(sorted(texts.items())))
-
-
-def _write(aside: Path, serialised: bytes) -> None:
-    aside.write_bytes(serialised)
-
-
-def _session(model: str | bytes, threads: int, name: str) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    if threads < 1:
-        raise InputError(f"a session has at least one thread, got {threads}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    # threads that spin while they wait halve the throughput on a busy machine, and gain 5 % on an idle one
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no public base
-        raise InputError(f"{name} must be a model that ONNX Runtime loads, it is not: {_sentence(error)}") from error
-
-
-def _session_predict(session: onnxruntime.InferenceSession) -> Predict:
-    def predict(images: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run([OUTPUT], {INPUT: np.ascontiguousarray(images, dtype=np.float32)})[0])
-
-    return predict

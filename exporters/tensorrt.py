@@ -7,6 +7,7 @@ compute capability 8.0, 8.6, 8.9, 12.0 and later; tensorrt builds for the GPU it
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import tempfile
@@ -15,16 +16,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rcnas_edge_exporters.onnx_session import open_session, session_predict
 from rcnas_edge_exporters.tensorrt_engine import Engine, first_error, listener, missing_gpu
 from rcnas_edge_exporters.tensorrt_proof import Proof, prove
 
 from rcnas_edge.checkpoint import read_json, write_whole
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
-from rcnas_edge.export import OPSET, Artefact, Predict, check_answers, exporter, sidecar, write_sidecar
+from rcnas_edge.export import (
+    OPSET,
+    Artefact,
+    Predict,
+    calibrated,
+    check_answers,
+    check_steady,
+    exporter,
+    sample,
+    sidecar,
+    write_sidecar,
+)
+from rcnas_edge.quantise import fp16_model, int8_model
 from rcnas_edge.space import Shape
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from rcnas_edge.calibrating import Calibration
 
 BUILDERS = ("tensorrt_rtx", "tensorrt")
 """Packages with the same API: the first builds without a GPU, the second for the GPU at hand, and is taken there."""
@@ -58,6 +74,7 @@ class TensorRtExporter:
 
     format = "tensorrt"
     suffix = ".engine"
+    precisions = ("fp32", "fp16", "int8")
 
     def settings(self) -> Mapping[str, Any]:
         """Which package builds, for which GPUs, and for which batches."""
@@ -69,41 +86,80 @@ class TensorRtExporter:
         }
 
     def export(
-        self, model: nn.Module, path: Path, *, image: Shape, metadata: Mapping[str, str], opset: int = OPSET
+        self,
+        model: nn.Module,
+        path: Path,
+        *,
+        image: Shape,
+        metadata: Mapping[str, str],
+        opset: int = OPSET,
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
     ) -> Artefact:
-        """Write the network as an engine by way of its ONNX graph, which is checked against the network first."""
-        builder()  # told before the work
+        """Write the network as an engine by way of its ONNX graph, which is checked against the network first.
+
+        For fp16 and int8 (s8s8, which is calibrated on images) the engine is built of that graph in this precision,
+        once ONNX Runtime has run it: the sidecar tells how far it drifts from the network (`graph_drift`).
+        """
+        if precision not in self.precisions:
+            raise InputError(f"an engine's precision is one of {', '.join(self.precisions)}, got {precision!r}")
+        builder()  # told before the work, as is a calibration that is missing
+        more = _scheme(calibrated(calibration)) if precision == "int8" else {}
         with tempfile.TemporaryDirectory() as folder:
-            graph = exporter("onnx").export(
+            file = exporter("onnx").export(
                 model, Path(folder) / "model.onnx", image=image, metadata=metadata, opset=opset
             )
-            texts = read_json(sidecar(graph.path))["metadata"]
-            return self.build(graph.path.read_bytes(), Path(path), metadata=texts, model=model)
+            texts, graph = read_json(sidecar(file.path))["metadata"], file.path.read_bytes()
+        if precision == "fp16":
+            graph = fp16_model(graph)
+        elif precision == "int8":
+            graph = int8_model(graph, calibrated(calibration).batches(), scheme="s8s8")
+        if precision != "fp32":
+            texts = {**texts, "precision": precision}
+            session = session_predict(open_session(graph, 1, Path(path).name))
+            more["graph_drift"] = steady_drift(model, session, image, Path(path).name, calibration)
+        return self.build(
+            graph, Path(path), metadata=texts, model=model, precision=precision, calibration=calibration, told=more
+        )
 
     def build(
-        self, graph: bytes, path: Path, *, metadata: Mapping[str, str], model: nn.Module | None = None
+        self,
+        graph: bytes,
+        path: Path,
+        *,
+        metadata: Mapping[str, str],
+        model: nn.Module | None = None,
+        precision: str | None = None,
+        calibration: Calibration | None = None,
+        told: Mapping[str, Any] | None = None,
     ) -> Artefact:
         """Write the engine of an ONNX graph whose one input is images (batch, C, H, W), and a sidecar `<path>.json`.
 
-        Where a GPU can load it, it must answer as `model` does (relative logit drift <= 1e-3), and the inspector
-        tells its layers; elsewhere the sidecar says why not. Two builds of one graph differ in some bytes. Raises
-        InputError, and writes nothing, for a graph that TensorRT does not read or build.
+        Where a GPU can load it, an engine in fp32 must answer as `model` does (relative logit drift <= 1e-3), and one
+        in another precision alike at each batch; the inspector tells its layers. Elsewhere the sidecar says why not.
+        Two builds of one graph differ in some bytes. Raises InputError, and writes nothing, for a graph that TensorRT
+        does not read or build, or whose layers are not all in the `precision` that was asked for.
         """
         trt, settings = builder(), self.settings()
         built = build_engine(trt, graph, BATCH)
+        if precision is not None and built.proof.precision != precision:
+            raise InputError(
+                f"an engine in {precision} multiplies in it alone, the network of {path.name} has multiply-accumulates "
+                f"in {dict(built.proof.macs)}: a layer of it was not converted"
+            )
         loaded: dict[str, Any] = {"relative_drift": None, "inspected_layers": None, "not_checked": None}
         try:
             engine = load(trt, built.serialised)
             loaded["inspected_layers"] = engine.layers()
             if model is not None:
-                loaded["relative_drift"] = drift(model, engine, built.image, path.name)
+                loaded["relative_drift"] = drift(model, engine, built, path.name, calibration)
         except UncheckedError as error:
             loaded["not_checked"] = str(error)
         write_whole(path, lambda aside: aside.write_bytes(built.serialised))
         artefact = Artefact.of(path, format=self.format, precision=built.proof.precision)
         texts = {**metadata, "versions": _with_builder(metadata, trt)}
-        told = {"strongly_typed": built.strongly_typed, "tf32": built.tf32, "warnings": list(built.warnings)}
-        write_sidecar(artefact, texts, **settings, **told, **asdict(built.proof), **loaded)
+        flags = {"strongly_typed": built.strongly_typed, "tf32": built.tf32, "warnings": list(built.warnings)}
+        write_sidecar(artefact, texts, **settings, **(told or {}), **flags, **asdict(built.proof), **loaded)
         return artefact
 
     def predict(self, artefact: Artefact, *, threads: int = 1) -> Predict:
@@ -195,11 +251,27 @@ def load(trt: Any, serialised: bytes) -> Engine:
     return Engine(trt, serialised)
 
 
-def drift(model: nn.Module, predict: Predict, image: Shape, name: str) -> float:
-    """The largest relative logit drift against a network, whose copy on the CPU in eval mode is asked."""
-    import copy
+def drift(model: nn.Module, predict: Predict, built: Built, name: str, calibration: Calibration | None = None) -> float:
+    """The largest relative logit drift against a network, whose copy on the CPU in eval mode is asked.
 
-    return check_answers(copy.deepcopy(model).cpu().eval(), predict, image, name=name, tolerance=TOLERANCE)
+    It is told of an engine in fp16 or int8, and bounded (TOLERANCE) for any other.
+    """
+    if built.proof.precision in ("fp16", "int8"):
+        return steady_drift(model, predict, built.image, name, calibration)
+    return check_answers(_twin(model), predict, built.image, name=name, tolerance=TOLERANCE)
+
+
+def steady_drift(model: nn.Module, predict: Predict, image: Shape, name: str, calibration: Calibration | None) -> float:
+    """The largest relative logit drift of an engine, or of its graph, in fp16 or int8 (`export.check_steady`)."""
+    return check_steady(_twin(model), predict, sample(image, calibration), name=name)
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).cpu().eval()
+
+
+def _scheme(calibration: Calibration) -> dict[str, Any]:
+    return {"scheme": "s8s8", "calibration": calibration.facts()}
 
 
 def _unread(parser: Any, log: Any) -> InputError:

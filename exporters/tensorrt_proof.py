@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rcnas_edge.precision import PRECISIONS
+
 TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "FP8": "float8", "FP4": "float4"}
 """TensorRT's names of data types, where ours differ by more than case."""
-
-PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
-"""What an artefact of one computing type is called."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from rcnas_edge.space import Shape
 if TYPE_CHECKING:
     from torch import nn
 
+    from rcnas_edge.calibrating import Calibration
+
 OPSET = 18
 """What torch's exporter writes without a conversion; every runtime of the last two years reads it."""
 
@@ -31,6 +33,9 @@ BATCHES = (1, 5, 16)
 
 TOLERANCE = 1e-4
 """Largest logit drift of an fp32 file, relative to the largest logit."""
+
+STEADINESS = 1e-3
+"""Largest logit drift of a file in fp16 or int8 between two batch sizes, relative to the largest logit."""
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Images float32 (N, C, H, W) in [0, 1] to logits (N, classes)."""
@@ -86,6 +91,8 @@ class Exporter(Protocol):
     format: str
     suffix: str
     """What the names of its files end in, as ".onnx"."""
+    precisions: tuple[str, ...]
+    """Those that it writes, of fp32, fp16 and int8; a plugin that names none writes fp32 (`precisions_of`)."""
 
     def settings(self) -> Mapping[str, Any]:
         """What a file depends on beside the network: the packages that write it, with versions, and how.
@@ -94,9 +101,20 @@ class Exporter(Protocol):
         """
 
     def export(
-        self, model: nn.Module, path: Path, *, image: Shape, metadata: Mapping[str, str], opset: int = OPSET
+        self,
+        model: nn.Module,
+        path: Path,
+        *,
+        image: Shape,
+        metadata: Mapping[str, str],
+        opset: int = OPSET,
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
     ) -> Artefact:
-        """Write the network for images (C, H, W); the file carries `metadata` and is checked against the network."""
+        """Write the network for images (C, H, W); the file carries `metadata` and is checked against the network.
+
+        int8 wants calibration images. An exporter that writes fp32 alone needs neither of the last two parameters.
+        """
 
     def predict(self, artefact: Artefact, *, threads: int = 1) -> Predict:
         """The file, loaded once, as a function from images to logits; UncheckedError if it cannot run here."""
@@ -114,6 +132,41 @@ def exporter(name: str) -> Exporter:
             ) from error
     check_owed(made, ("format", "suffix", "settings", "export", "predict"), f"the exporter {name!r}")
     return cast(Exporter, made)
+
+
+def precisions_of(kind: Exporter) -> tuple[str, ...]:
+    """The precisions that an exporter writes; a plugin that says nothing of them writes fp32."""
+    return tuple(getattr(kind, "precisions", ("fp32",)))
+
+
+def export_in(
+    kind: Exporter,
+    precision: str,
+    model: nn.Module,
+    path: Path,
+    *,
+    image: Shape,
+    metadata: Mapping[str, str],
+    opset: int = OPSET,
+    calibration: Calibration | None = None,
+) -> Artefact:
+    """Write the network by an exporter in one of its precisions; InputError for another one."""
+    if precision not in precisions_of(kind):
+        raise InputError(
+            f"a file of the format {kind.format} is written in {', '.join(precisions_of(kind))}, got {precision!r}"
+        )
+    if precision == "fp32":
+        return kind.export(model, path, image=image, metadata=metadata, opset=opset)
+    return kind.export(
+        model, path, image=image, metadata=metadata, opset=opset, precision=precision, calibration=calibration
+    )
+
+
+def calibrated(calibration: Calibration | None) -> Calibration:
+    """The calibration that an int8 file needs; InputError if there is none."""
+    if calibration is None:
+        raise InputError("an int8 file is calibrated on images, got none: pass calibration=calibration_images(...)")
+    return calibration
 
 
 def facts(
@@ -181,6 +234,40 @@ def check_answers(
                 "does not capture, such as randomness, numpy or a branch on values"
             )
     return worst
+
+
+def sample(image: Shape, calibration: Calibration | None) -> np.ndarray:
+    """Images (16, C, H, W) to compare answers on: from both ends of the calibration's, or uniform noise."""
+    count = max(BATCHES)
+    if calibration is None:
+        return np.random.default_rng(0).random((count, *image), dtype=np.float32)
+    return calibration.images[np.linspace(0, len(calibration.images) - 1, count).round().astype(int)]
+
+
+def check_steady(model: nn.Module, predict: Predict, images: np.ndarray, *, name: str) -> float:
+    """The largest relative logit drift between a network (on the CPU) and its file in fp16 or int8, which is told.
+
+    Images float32 (16, C, H, W). Raises InputError if the file gives logits that are not finite, or other ones for
+    the same images in batches of BATCHES.
+    """
+    import torch
+
+    with torch.no_grad():
+        reference = model(torch.from_numpy(images)).numpy()
+    whole = predict(images)
+    drift = float(relative_drift(reference, whole).max())
+    if not np.isfinite(whole).all():
+        raise InputError(
+            f"a file gives finite logits, {name} does not: values of the network leave the range of its precision"
+        )
+    for batch in BATCHES:
+        apart = float(relative_drift(whole[:batch], predict(images[:batch])).max())
+        if not apart <= STEADINESS:
+            raise InputError(
+                f"a file gives an image the same logits in any batch (relative drift <= {STEADINESS:g}), {name} drifts "
+                f"by {apart:.3g} in batches of {batch}: something in it depends on the other images of the batch"
+            )
+    return drift
 
 
 def _first_line(error: Exception) -> str:

@@ -246,6 +246,7 @@ def _serialised(proto: onnx.ModelProto, *, like: onnx.ModelProto) -> bytes:
     proto.producer_name, proto.producer_version = like.producer_name, like.producer_version
     graph = proto.graph
     _drop_unread(graph)
+    del graph.value_info[:]  # of tensors that may be there no more
     waiting = list(graph.node)
     made = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
     ordered: list[onnx.NodeProto] = []

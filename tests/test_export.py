@@ -14,8 +14,21 @@ import torch
 from torch import nn
 
 import rcnas_edge
+from rcnas_edge.calibrating import Calibration
 from rcnas_edge.errors import InputError
-from rcnas_edge.export import Artefact, exporter, facts, read_artefact, relative_drift, sidecar, weights_digest
+from rcnas_edge.export import (
+    Artefact,
+    check_steady,
+    export_in,
+    exporter,
+    facts,
+    precisions_of,
+    read_artefact,
+    read_built,
+    relative_drift,
+    sidecar,
+    weights_digest,
+)
 from rcnas_edge.nets.wrn import WideResNet
 from rcnas_edge.nets.wrn_rows import WrnConfig
 
@@ -210,3 +223,94 @@ def test_drift_is_relative_to_the_largest_logit():
 def test_an_unknown_exporter_names_what_there_is():
     with pytest.raises(InputError, match="there are: onnx"):
         exporter("nothing")
+
+
+# Other precisions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    images = torch.rand(40, *IMAGE, generator=torch.Generator().manual_seed(7)).numpy()
+    return Calibration(images, clean=30, threat="linf:0.1:5")
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 1e-2), ("int8", 0.1)])
+def test_a_file_in_another_precision_says_so_and_how_far_it_drifts(exported, calibration, tmp_path, precision, most):
+    model, fp32 = exported
+    metadata = facts(labels="0123456789", threat="linf:0.1:5")
+    files = [
+        export_in(
+            exporter("onnx"),
+            precision,
+            model,
+            tmp_path / f"{name}.onnx",
+            image=IMAGE,
+            metadata=metadata,
+            calibration=calibration,
+        )
+        for name in ("model", "again")
+    ]
+    assert files[0].sha256 == files[1].sha256 != fp32.sha256
+    assert read_artefact(files[0].path).precision == precision
+    proto = onnx.load(files[0].path)
+    onnx.checker.check_model(proto, full_check=True)
+    said = {entry.key: entry.value for entry in proto.metadata_props}
+    assert said["precision"] == precision
+    assert "onnxruntime" in json.loads(said["versions"])
+    assert {key: said[key] for key in ("threat", "digest")} == {"threat": "linf:0.1:5", "digest": weights_digest(model)}
+
+    built, plain = read_built(files[0].path), read_built(fp32.path)
+    assert list(built["layers"]) == list(built["macs"]) == [precision]
+    assert built["macs"][precision] >= plain["macs"]["fp32"] > 0
+    assert sum(exporter("onnx").inspect(files[0]).values()) >= plain["layers"]["fp32"]
+    assert built["inspected_layers"] == exporter("onnx").inspect(files[0])
+    images = calibration.images[np.linspace(0, 39, 16).round().astype(int)]
+    with torch.no_grad():
+        drift = relative_drift(model(torch.from_numpy(images)).numpy(), exporter("onnx").predict(files[0])(images))
+    assert built["relative_drift"] == pytest.approx(drift.max(), rel=1e-3)
+    assert 1e-6 < drift.max() < most
+    if precision == "int8":
+        assert built["scheme"] == "u8s8"
+        assert built["calibration"] == {"clean": 30, "adversarial": 10, "threat": "linf:0.1:5"}
+
+
+def test_a_precision_that_cannot_be_written_is_refused_before_the_work(exported, tmp_path):
+    model, _ = exported
+    kind = exporter("onnx")
+    with pytest.raises(InputError, match="calibrated on images, got none"):
+        kind.export(model, tmp_path / "a.onnx", image=IMAGE, metadata={}, precision="int8")
+    with pytest.raises(InputError, match="one of fp32, fp16, int8, got 'int4'"):
+        kind.export(model, tmp_path / "a.onnx", image=IMAGE, metadata={}, precision="int4")
+    with pytest.raises(InputError, match="format onnx is written in fp32, fp16, int8, got 'int4'"):
+        export_in(kind, "int4", model, tmp_path / "a.onnx", image=IMAGE, metadata={})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plugin_that_knows_no_precisions_writes_fp32(tmp_path):
+    class Old:
+        format = "old"
+
+        def export(self, model, path, *, image, metadata, opset):
+            return Artefact(path, "old", "fp32", "0" * 64, opset)
+
+    assert precisions_of(Old()) == ("fp32",)
+    assert export_in(Old(), "fp32", nn.Flatten(), tmp_path, image=IMAGE, metadata={}, opset=17).bytes == 17
+    with pytest.raises(InputError, match="format old is written in fp32, got 'int8'"):
+        export_in(Old(), "int8", nn.Flatten(), tmp_path, image=IMAGE, metadata={})
+
+
+@pytest.mark.parametrize(
+    ("predict", "words"),
+    [
+        (lambda images: images.reshape(len(images), -1) / len(images), "same logits in any batch .* in batches of 1"),
+        (lambda images: images.reshape(len(images), -1) / 0, "finite logits"),
+        (lambda images: images.reshape(len(images), -1)[:, :3], "logits .* of one shape"),
+    ],
+    ids=["batch", "infinite", "classes"],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_quantised_file_that_is_not_steady_is_refused(predict, words):
+    images = np.random.default_rng(0).random((16, *IMAGE), dtype=np.float32)
+    assert check_steady(nn.Flatten(), lambda batch: 2 * batch.reshape(len(batch), -1), images, name="m") <= 1
+    with pytest.raises(InputError, match=words):
+        check_steady(nn.Flatten(), predict, images, name="m")

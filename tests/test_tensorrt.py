@@ -23,6 +23,7 @@ from torch import nn
 from rcnas_edge import beside
 from rcnas_edge import opened as opening
 from rcnas_edge.beside import Beside
+from rcnas_edge.calibrating import Calibration
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
 from rcnas_edge.export import exporter, facts, read_artefact, read_built, sidecar, weights_digest
@@ -117,6 +118,44 @@ def test_an_engine_of_a_student_is_one_file_that_says_what_it_is(tmp_path, spied
     assert (said["threat"], said["input_range"], said["image"]) == ("linf:0.1:5", "[0, 1]", "[1, 8, 8]")
     assert said["digest"] == weights_digest(model)
     assert json.loads(said["versions"])[trt.__name__] == trt.__version__
+
+
+@builds
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", "float16"), ("int8", "int8")])
+def test_an_engine_in_another_precision_multiplies_in_it_alone(tmp_path, spied, precision, kind):
+    torch.manual_seed(0)
+    config = WrnConfig((1, 1, 1), (8, 8, 16), (False, True, False), IMAGE, 10, mean=(0.3,), std=(0.4,))
+    model = WideResNet(config).eval()
+    calibration = Calibration(torch.rand(24, *IMAGE).numpy(), clean=12, threat="linf:0.1:5")
+    artefact = exporter("tensorrt").export(
+        model,
+        tmp_path / "model.engine",
+        image=IMAGE,
+        metadata=LABELS,
+        precision=precision,
+        calibration=calibration,
+    )
+    assert (artefact.precision, spied["strongly_typed"]) == (precision, True)
+    built = read_built(artefact.path)
+    assert built["macs"] == {kind: sum(layer.macs for layer in rows(config))}
+    assert 0 < built["graph_drift"] < 0.1
+    assert built["not_checked"] == "no NVIDIA GPU"
+    assert json.loads(sidecar(artefact.path).read_text())["metadata"]["precision"] == precision
+    if precision == "int8":
+        assert built["scheme"] == "s8s8"
+        assert built["calibration"] == {"clean": 12, "adversarial": 12, "threat": "linf:0.1:5"}
+
+
+@builds
+def test_an_engine_that_is_not_in_the_precision_asked_for_is_not_written(tmp_path):
+    path = tmp_path / "model.engine"
+    with pytest.raises(InputError, match=r"in int8 multiplies in it alone, .* in \{'float16': 2304, 'float32': 4608\}"):
+        exporter("tensorrt").build(GRAPHS["mixed"][0], path, metadata={}, precision="int8")
+    with pytest.raises(InputError, match="one of fp32, fp16, int8, got 'int4'"):
+        exporter("tensorrt").export(nn.Flatten(), path, image=IMAGE, metadata={}, precision="int4")
+    with pytest.raises(InputError, match="calibrated on images, got none"):
+        exporter("tensorrt").export(nn.Flatten(), path, image=IMAGE, metadata={}, precision="int8")
+    assert not list(tmp_path.iterdir())
 
 
 def graph(nodes, constants=(), kind=TensorProto.FLOAT, batch: str | int = "batch") -> bytes:
