@@ -1,9 +1,9 @@
 """How well a measured table predicts the latency of whole random networks, beside simpler predictors, in one run.
 
 The table of the family's space is measured as `rcnas-edge profile measure` does. Then random networks of the space that
-the table's calibration has not seen are timed end to end, twice, in turns with a reference kernel. The other predictors
-are fitted to as many whole networks as the table's calibration: a time per MAC, and a roofline (per kernel the larger
-of a time per MAC and a time per byte).
+the calibration has not seen are timed end to end, in several visits, each in a session of its own and in turns with a
+reference kernel; the median of the visits is the truth. The other predictors are fitted to as many whole networks as
+the table's calibration: a time per MAC, and a roofline (per kernel the larger of a time per MAC and a time per byte).
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from pathlib import Path
 import numpy as np
 from machine import machine, show
 
-from rcnas_edge.fusion import kernels
-from rcnas_edge.measure import CALIBRATION, measure_profile
+from rcnas_edge.fusion import kernels, kernels_of
+from rcnas_edge.measure import measure_profile
+from rcnas_edge.measuring import CALIBRATION, CHECK, PASSES
 from rcnas_edge.nets import family
 from rcnas_edge.prepare import sampled_layers
 from rcnas_edge.profile import Target, read_profile
-from rcnas_edge.rowgraph import graph_of
 from rcnas_edge.space import Architecture, Layer
+from rcnas_edge.stopwatch import Stopwatch
 from rcnas_edge.table import work
-from rcnas_edge.timing import Runner, reference_model, session_runner
 
 Network = Sequence[Layer]
-TURNS, TURN_SECONDS = 6, 0.015
 
 
 def main() -> None:
@@ -37,9 +36,11 @@ def main() -> None:
     parser.add_argument("--family", default="wrn")
     parser.add_argument("--base", help="largest network of the space; default the family's")
     parser.add_argument("--image", default="3x32x32")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "int8"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=270.0, help="time that the table may take")
     parser.add_argument("--networks", type=int, default=200, help="random networks that are timed")
+    parser.add_argument("--visits", type=int, default=5, help="times that each network is timed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--profile", type=Path, help="take this profile's table instead of measuring one")
     asked = parser.parse_args()
@@ -54,57 +55,47 @@ def main() -> None:
         started = time.perf_counter()
         if asked.profile is None:
             seen = sampled_layers(space, 0)
-            measure_profile("table", seen, threads=asked.threads, budget_seconds=asked.seconds, path=path)
+            measure_profile(
+                "table",
+                seen,
+                precision=asked.precision,
+                threads=asked.threads,
+                budget_seconds=asked.seconds,
+                passes=PASSES,
+                calibration=CALIBRATION,
+                check=CHECK,
+                path=path,
+            )
         taken = time.perf_counter() - started
         profile = read_profile(path)
-    target = Target(profile.name, "fp32", asked.threads)
+    target = Target(profile.name, asked.precision, asked.threads)
     generator = random.Random(asked.seed)
     drawn: dict[object, Network] = {}
     while len(drawn) < asked.networks + CALIBRATION:
         architecture = Architecture(tuple(generator.randrange(len(gene.options)) for gene in space.genes))
         drawn[space.deployed(architecture)] = space.layers(architecture)
     networks = list(drawn.values())
-    first = np.array(timed(networks, asked.threads))
-    second = np.array(timed(networks, asked.threads))
-    truth = (first + second) / 2
+    watch = Stopwatch(asked.threads, precision=asked.precision)
+    visits = np.array([[watch.network(layers) for layers in networks] for _ in range(asked.visits)])
+    truth = np.median(visits, axis=0)
+    apart = np.abs(visits / truth - 1)
     fitting, judged = slice(0, CALIBRATION), slice(CALIBRATION, None)
     ours = [profile.latency(layers, target) for layers in networks]
     predictors = {
         "table": np.array([ms for ms, _ in ours]),
-        "roofline": roofline(networks, profile.runtime, truth, fitting),
+        "roofline": roofline(networks, kernels_of(profile.runtime, asked.precision), truth, fitting),
         "time per MAC": per_mac(networks, truth, fitting),
     }
     rows = [[name, *_errors(found[judged], truth[judged])] for name, found in predictors.items()]
     print(
-        f"{asked.family} under {base.name}, {asked.image}, {profile.runtime}, {asked.threads} thread(s): "
+        f"{asked.family} under {base.name}, {asked.image}, {profile.runtime}, {target.setting}: "
         f"{len(profile.rows)} rows in {taken:.0f} s; {asked.networks} random networks (seed {asked.seed}), "
-        f"{truth[judged].min():.3g} to {truth[judged].max():.3g} ms; two timings of one network differ by "
-        f"{100 * np.median(np.abs(first - second) / truth):.2f} % (median), "
-        f"{100 * np.quantile(np.abs(first - second) / truth, 0.95):.2f} % (95th percentile); "
+        f"{truth[judged].min():.3g} to {truth[judged].max():.3g} ms; one visit of {asked.visits} differs from their "
+        f"median by {100 * np.median(apart):.2f} % (median), {100 * np.quantile(apart, 0.95):.2f} % (95th percentile), "
+        f"the reference kernel by {100 * watch.spread:.1f} %; "
         f"{100 * np.mean([share > 0.98 for _, share in ours]):.0f} % of the networks rest on measured rows"
     )
     show("predicted against measured", ["", "within 2 %", "5 %", "10 %", "MAPE", "Spearman", "worst", "bias"], rows)
-
-
-def timed(networks: Sequence[Network], threads: int) -> list[float]:
-    """ms of each network, in turns with a reference kernel, at the pace that the machine had at the start."""
-    reference = session_runner(reference_model(), threads)
-    reference.warm(0.2, 100)
-    pace = np.median([_quick(reference) for _ in range(25)])
-    found = []
-    for layers in networks:
-        runner = session_runner(graph_of(layers).SerializeToString(), threads)
-        runner.warm(TURN_SECONDS, 20)
-        turns, drifts = [], []
-        for _ in range(TURNS):
-            turns.append(runner.times_for(TURN_SECONDS))
-            drifts.append(_quick(reference) / pace)
-        found.append(float(np.median(np.concatenate(turns)) / np.median(drifts)))
-    return found
-
-
-def _quick(runner: Runner) -> float:
-    return float(np.percentile(runner.times(20), 20))
 
 
 def per_mac(networks: Sequence[Network], truth: np.ndarray, fitting: slice) -> np.ndarray:
