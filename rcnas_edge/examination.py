@@ -112,8 +112,8 @@ class Examination:
     def save(self, path: Path, indices: np.ndarray) -> None:
         """Write everything that was shown (npz), whole: see `Evidence.save`.
 
-        The reference's flags are under `reference/`. The curve over epsilon has `sweep/places` (m,) in those arrays, `sweep/right/EPSILON` (m,) and
-        `sweep/points/EPSILON` (m, C, H, W); that over steps has the same under `steps/`.
+        The reference's flags are under `reference/`. The curve over epsilon has `sweep/places` (m,) in those arrays,
+        `sweep/right/EPSILON` (m,) and `sweep/points/EPSILON` (m, C, H, W); that over steps has the same under `steps/`.
         """
         more: dict[str, np.ndarray] = {}
         if self.compared is not None:
@@ -284,7 +284,7 @@ class Examination:
         self._raise(masking.large_epsilon_flag(twin.attacked, images, labels, total=total, seed=self.seed))
 
     def _curves(self, twin: Witness) -> None:
-        """Other epsilons and steps, with less effort; a twin without gradients would only look robust at all of them."""
+        """Other epsilons and steps, with less effort; a twin without gradients would look robust at all of them."""
         depth = self.depth
         if depth.sweep_images and not self.blind:
             tries = over_epsilon(self.threat, depth.sweep_steps)

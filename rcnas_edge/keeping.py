@@ -98,8 +98,8 @@ def keeping(arrays: Path | None, terms: Mapping[str, Any] | None) -> Iterator[Ke
     What an earlier verification left is used if it was made on these terms; terms of None say that nobody can tell.
     """
     if arrays is None:
-        with TemporaryDirectory(prefix="rcnas-edge-") as folder:
-            yield Keeping(Path(folder))
+        with TemporaryDirectory(prefix="rcnas-edge-") as scratch:
+            yield Keeping(Path(scratch))
         return
     folder = arrays.with_name(f".{arrays.name}.parts")
     digest = None if terms is None else digest_of(terms)

@@ -1,4 +1,4 @@
-"""Adversarial points made piece by piece into an array on disk: by a named attack, by evasion, by Square on the file."""
+"""Adversarial points made piece by piece into an array on disk: by a named attack, by evasion, by Square."""
 
 from __future__ import annotations
 

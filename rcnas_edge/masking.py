@@ -32,7 +32,7 @@ SURVIVORS = 0.01
 """Share of the images that may have no gradient, or survive a ball that reaches the grey image."""
 
 USELESS = 0.5
-"""Share of what the parent's clean accuracy has above guessing that a file may lose and still be the same classifier."""
+"""Share of what the parent's clean accuracy has above guessing that a file may lose and still be of use."""
 
 LARGE_EPSILON = 0.5
 """From every image in [0, 1] this ball reaches the grey one, so no classifier is robust in it but for one class."""

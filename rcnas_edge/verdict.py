@@ -212,10 +212,9 @@ class Verdict:
         found = self.findings
         lost = "" if found.checkpoint is None else f"; lost against the checkpoint {found.checkpoint.loss}"
         evaded = "" if found.evasion is None else f"; evaded {found.evasion.rate}"
-        return (
-            f"{self.name}: {self.decision} under {found.threat} (robust {found.robust}, clean {found.clean}{lost}{evaded})"
-            f"\n  {'; '.join((*self.reasons, *found.flags))}"
-        )
+        rates = f"robust {found.robust}, clean {found.clean}{lost}{evaded}"
+        why = "; ".join((*self.reasons, *found.flags))
+        return f"{self.name}: {self.decision} under {found.threat} ({rates})\n  {why}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as `verdict` in report.json."""

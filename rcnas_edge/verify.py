@@ -218,8 +218,7 @@ def _memory_told() -> Iterator[None]:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
             raise UncheckedError(
-                "the attacks take more memory than this GPU has left, so nothing is claimed: run them with --device cpu, "
-                "or end what else uses the GPU"
+                "the attacks take more memory than this GPU has left, so nothing is claimed: run them with --device cpu"
             ) from error
         if isinstance(error, MemoryError) or "can't allocate memory" in text:
             raise UncheckedError(

@@ -94,6 +94,6 @@ def batches(points: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:
 
 
 def pieces(index: np.ndarray, images: np.ndarray) -> list[np.ndarray]:
-    """The index (m,) of images in parts that are attacked at once, so that memory holds no more than a PIECE of them."""
+    """The index (m,) of images in parts that are attacked at once: memory holds about a PIECE of them."""
     count = max(BATCH, PIECE // max(images[0].nbytes, 1))
     return np.array_split(index, -(-len(index) // count)) if len(index) else []
