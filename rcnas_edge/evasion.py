@@ -36,8 +36,8 @@ def evade(
     images (N, C, H, W) are float32 in [0, 1], labels (N,). The first round is the paper's: ascend p_parent(label) -
     p_twin(label). That widens the gap without putting it where the classes meet, and probabilities near 0 and 1 have no
     gradient, so what it leaves gets a second round: ascend the lesser of the parent's margin and minus the twin's,
-    which is above 0 exactly where the parent is right and the twin wrong. `robust` says which images were not evaded; both
-    networks' passes are counted.
+    which is above 0 exactly where the parent is right and the twin wrong. `robust` says which images were not evaded;
+    both networks' passes are counted.
     """
     began = time.perf_counter()
     home = images.device

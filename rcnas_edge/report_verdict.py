@@ -1,16 +1,15 @@
-"""The section of report.html about the files that ship: digest, measured latency, verdict, attacks, sweep."""
+"""The section of report.html about the files that ship: digest, measured latency, verdict, attacks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from rcnas_edge.report_bars import Range, ranges
-from rcnas_edge.report_drawing import Series, chart
 from rcnas_edge.report_markup import element
-from rcnas_edge.report_words import amount, decision, duration, epsilon_of, facts, flat, interval, percent, table
+from rcnas_edge.report_sweeps import curves
+from rcnas_edge.report_words import amount, decision, duration, facts, flat, interval, percent, table
 
 Content = Mapping[str, Any]
 EXPLAINED = {
@@ -19,10 +18,8 @@ EXPLAINED = {
     "inconclusive": "the numbers are there, and something speaks against relying on them",
     "not checked": "nothing is claimed about robustness",
 }
-SWEPT = (
-    "The diamond is the verdict: every attack, all {n} images. Elsewhere it is one weaker attack ({attack}, on {m} "
-    "images), so the curve is there for its shape and is no headline. Whiskers are 95 % intervals."
-)
+SOURCES = ("checkpoint", "re-import", "re-import, naive", "reference", "artefact")
+"""What points are made on, where it is not another file."""
 
 
 def main_verdict(content: Content) -> Mapping[str, Any] | None:
@@ -38,29 +35,41 @@ def artefacts(content: Content) -> list[Element]:
         return [element("p", "No artefact was made.")]
     found: list[Element] = []
     if len(made) > 1:
-        found.append(_overview(made))
+        found += _overview(made)
     for artefact in made:
         told = artefact["verdict"] is not None and artefact["verdict"] is main_verdict(content)
         found += _artefact(artefact, content["teacher"] or {}, titled=len(made) > 1, told=told)
     return found
 
 
-def _overview(made: list[Mapping[str, Any]]) -> Element:
-    rows = []
+def _overview(made: Sequence[Mapping[str, Any]]) -> list[Element]:
+    """The files on one scale, then in one table; differential evasion where any file was searched for it."""
+    searched = any((artefact["verdict"] or {}).get("evasion") for artefact in made)
+    rows, drawn = [], []
     for artefact in made:
         verdict, latency = artefact["verdict"] or {}, artefact["latency"] or {}
-        rate = verdict.get("robust")
+        evasion = (verdict.get("evasion") or {}).get("rate")
+        name = f"{artefact['format']}, {artefact['precision']}"
         rows.append(
             (
-                (artefact["path"], f"{artefact['format']}, {artefact['precision']}"),
+                (artefact["path"], name),
                 decision(verdict.get("decision") or "not checked"),
-                (percent(rate["value"]), interval(rate)) if rate else "not known",
+                _told(verdict.get("robust")),
+                _told(verdict.get("clean")),
+                *([_rate(evasion) if evasion else "not searched"] if searched else []),
                 amount(latency.get("p50_ms"), "ms"),
                 amount(artefact["bytes"], "bytes"),
             )
         )
-    head = ("File", "Verdict", "Robust accuracy", "Latency, median", "Size")
-    return table(head, rows, label="The files that ship")
+        for kind, colour, rate in (("robust", "one", verdict.get("robust")), ("evaded", "three", evasion)):
+            if rate:
+                drawn.append(_range(f"{kind}, {name}", rate, colour))
+    head = ("File", "Verdict", "Robust accuracy", "Clean accuracy", *(["Evaded"] if searched else []))
+    found = [table((*head, "Latency, median", "Size"), rows, label="The files that ship")]
+    if len([row for row in drawn if row.label.startswith("robust")]) > 1:
+        note = "Whiskers are 95 % intervals. Of what is robust more is better, of what is evaded less."
+        found.insert(0, ranges(drawn, title="The files that ship, on the same test images", unit="%", note=note))
+    return found
 
 
 def _artefact(artefact: Mapping[str, Any], teacher: Mapping[str, Any], *, titled: bool, told: bool) -> list[Element]:
@@ -113,9 +122,10 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any], *, reasons:
         box.set("class", "failed")
         box.append(element("ul", *(element("li", flag) for flag in verdict["flags"])))
         found.append(box)
+    repairs = [repair for repair in verdict["repairs"] or [] if repair not in verdict["reasons"]]
+    found += [element("p", f"{repair[:1].upper()}{repair[1:]}.") for repair in repairs]
     drawn = [_rates_drawn(verdict, teacher)] if verdict["robust"] or verdict["clean"] else []
-    if verdict["eps_sweep"]:
-        drawn.append(_sweep(verdict))
+    drawn += curves(verdict)
     if drawn:
         found.append(element("div", *drawn, class_="pair"))
         found.append(table(("Rate", "Value", "95 % interval"), _rates(verdict, teacher), label="Rates"))
@@ -128,8 +138,10 @@ def _verdict(verdict: Mapping[str, Any], teacher: Mapping[str, Any], *, reasons:
 def _terms(verdict: Mapping[str, Any]) -> str:
     """On which terms the attacks ran, as far as the verdict says."""
     terms = [f"Threat {verdict['threat']}"]
-    terms += [f"n = {verdict['n']} test images"] if verdict["n"] else []
+    drawn = f" ({verdict['drawn']})" if verdict["drawn"] else ""
+    terms += [f"n = {verdict['n']} test images{drawn}"] if verdict["n"] else []
     terms += [f"{name} {verdict[name]}" for name in ("level", "seed") if verdict[name] is not None]
+    terms += [f"gradients of the {verdict['twin']}"] if verdict["twin"] else []
     return ", ".join(terms)
 
 
@@ -148,52 +160,13 @@ def _rates_drawn(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> Elem
         for name, network in networks.items():
             rate = network.get(kind)
             if rate:
-                value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
-                colour = own if name == "this file" else "quiet"
-                rows.append(Range(f"{kind}, {name}", value, low, high, percent(rate["value"]), colour))
+                rows.append(_range(f"{kind}, {name}", rate, own if name == "this file" else "quiet"))
     return ranges(rows, title="Accuracy on test images", unit="%", note="Whiskers are 95 % intervals.")
 
 
-def _sweep(verdict: Mapping[str, Any]) -> Element:
-    """Robust accuracy against epsilon; the verdict's own number stands out."""
-    written = verdict["threat"].split(":")[1:2]
-    scale, unit = (255, "ε, in 1/255") if written and written[0].endswith("/255") else (1, "ε, pixels in [0, 1]")
-    curve = verdict["eps_sweep"]
-    asked = epsilon_of(verdict["threat"])
-    own = [point for point in curve if asked and math.isclose(point["epsilon"], asked, rel_tol=1e-6)]
-    others = [point for point in curve if point not in own]
-    attacks = [point for point in others if point["epsilon"]]
-
-    def told(point: Mapping[str, Any]) -> str:
-        return f"ε = {scale * point['epsilon']:.4g}: {percent(point['robust']['value'])} {interval(point['robust'])}, {point['attack']}"  # noqa: E501  # fmt: skip
-
-    def series(label: str, found: list[Mapping[str, Any]], look: str, colour: str) -> Series:
-        return Series(
-            label,
-            [(scale * point["epsilon"], 100 * point["robust"]["value"]) for point in found],
-            look,
-            colour,
-            [told(point) for point in found],
-            [(100 * point["robust"]["low"], 100 * point["robust"]["high"]) for point in found],
-        )
-
-    line = Series("", [(scale * point["epsilon"], 100 * point["robust"]["value"]) for point in curve], "line", "one")
-    classes = verdict["classes"]
-    note = SWEPT.format(
-        n=verdict["n"],
-        attack=attacks[0]["attack"] if attacks else "none was run",
-        m=attacks[0]["robust"]["total"] if attacks else 0,
-    )
-    return chart(
-        [line, series("", others, "whiskers", "one"), series("verdict", own, "star", "two")],
-        title="Robust accuracy against epsilon",
-        told="; ".join(told(point) for point in curve),
-        x_label=unit,
-        y_label="still right, %",
-        y_range=(0, 100),
-        level=(100 / classes, "guessing") if classes else None,
-        note=note,
-    )
+def _range(label: str, rate: Mapping[str, Any], colour: str) -> Range:
+    value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
+    return Range(label, value, low, high, percent(rate["value"]), colour)
 
 
 def _rates(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -201,24 +174,65 @@ def _rates(verdict: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple
     rows: list[tuple[Any, ...]] = [
         ("clean", *_rate(verdict["clean"])),
         (("robust", "worst case over every attack and source"), *_rate(verdict["robust"])),
-        (("parity", "file and trained network agree"), *_rate(verdict["parity"])),
+        (("parity", "file and the network that is attacked for it agree"), *_rate(verdict["parity"])),
     ]
+    if verdict["evasion"]:
+        label = ("evaded", "the trained network is right and this file wrong; of images that both get right clean")
+        rows.append((label, *_rate(verdict["evasion"]["rate"])))
+    if verdict["naive_gap"]:
+        label = ("robust to naive PGD", "which rounding stops: what a tool without straight-through gradients reports")
+        rows.append((label, *_rate(verdict["naive_gap"]["naive"])))
+        rows.append((("robust to PGD", "straight through rounding"), *_rate(verdict["naive_gap"]["straight_through"])))
     for name, other in _known(verdict, teacher).items():
         rows += [(f"{name}, {kind}", *_rate(other[kind])) for kind in ("clean", "robust")]
         if other["loss"]:
-            value, low, high = (f"{100 * other['loss'][key]:.1f}" for key in ("value", "low", "high"))
             label = (f"lost against the {name}", "robust accuracy, same images; above 0 this file is worse")
-            rows.append((label, f"{value} points", f"[{low}, {high}]"))
+            rows.append((label, f"{100 * other['loss']['value']:.1f} points", _ends(other["loss"])))
+        if other.get("same"):
+            rows.append((f"same class as the {name}", *_rate(other["same"])))
     return rows
+
+
+def _ends(loss: Mapping[str, Any]) -> tuple[str, str]:
+    """The interval of a loss, then by bootstrap and McNemar's p-value."""
+
+    def ends(found: Mapping[str, Any]) -> str:
+        return f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+    more = [f"bootstrap {ends(loss['bootstrap'])}"] if loss["bootstrap"] else []
+    p_value = loss["p_value"]
+    if p_value is not None:
+        more.append("McNemar's p < 0.001" if p_value < 0.001 else f"McNemar's p = {p_value:.3f}")
+    return ends(loss), ", ".join(more)
 
 
 def _rate(rate: Mapping[str, Any] | None) -> tuple[str, str]:
     return percent(rate["value"] if rate else None), interval(rate)
 
 
+def _told(rate: Mapping[str, Any] | None) -> str | tuple[str, str]:
+    return _rate(rate) if rate else "not known"
+
+
 def _attacks(verdict: Mapping[str, Any]) -> list[Element]:
+    """The file's own attacks, then, folded, what was replayed from other files."""
     if not verdict["attacks"]:
         return [element("p", "No attack was run.", class_="missing")]
+    own = [attack for attack in verdict["attacks"] if attack["source"] in SOURCES]
+    others = [attack for attack in verdict["attacks"] if attack["source"] not in SOURCES]
+    note = (
+        "Every attack's images are shown to the file, whatever they were made on; still right is after that attack and "
+        "all above it. Forwards and backwards count images pushed through the network."
+    )
+    found = [_attack_table(own, "Attacks"), element("p", note, class_="note")]
+    if others:
+        files = ", ".join(dict.fromkeys(attack["source"] for attack in others))
+        summary = element("summary", f"{len(others)} attacks replayed from {files}")
+        found.append(element("details", summary, _attack_table(others, "Attacks replayed from other files")))
+    return found
+
+
+def _attack_table(attacks: Sequence[Mapping[str, Any]], label: str) -> Element:
     rows = [
         (
             attack["name"],
@@ -227,11 +241,6 @@ def _attacks(verdict: Mapping[str, Any]) -> list[Element]:
             *(f"{attack[key]:,}" if attack[key] is not None else "not known" for key in ("forwards", "backwards")),
             duration(attack["seconds"]),
         )
-        for attack in verdict["attacks"]
+        for attack in attacks
     ]
-    head = ("Attack", "Made on", "Still right", "Forwards", "Backwards", "Time")
-    note = (
-        "Every attack's images are shown to the file, whatever they were made on; still right is after that attack and "
-        "all above it. Forwards and backwards count images pushed through the network."
-    )
-    return [table(head, rows, label="Attacks"), element("p", note, class_="note")]
+    return table(("Attack", "Made on", "Still right", "Forwards", "Backwards", "Time"), rows, label=label)

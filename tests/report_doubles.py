@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from html.parser import HTMLParser
@@ -71,6 +72,7 @@ def run_values() -> dict[str, Any]:
         "flags": [],
         "threat": "linf:0.1/1:10",
         "n": 500,
+        "drawn": "all 500 images that were given",
         "clean": Rate(474, 500).to_dict(),
         "robust": Rate(364, 500).to_dict(),
         "parity": Rate(1000, 1000).to_dict(),
@@ -100,16 +102,32 @@ def run_values() -> dict[str, Any]:
                 (0.2, "apgd-ce, 40 steps", 48, 200),
             )
         ],
+        "step_sweep": [
+            {"steps": steps, "attack": "apgd-ce", "robust": Rate(hits, 200).to_dict()}
+            for steps, hits in ((5, 161), (10, 153), (20, 150), (50, 149), (100, 148))
+        ],
+        "twin": "checkpoint",
+        "repairs": [],
+        "evasion": None,
+        "naive_gap": None,
         "parity_fault": "",
         "checkpoint": {
             "clean": Rate(474, 500).to_dict(),
             "robust": Rate(364, 500).to_dict(),
-            "loss": {"value": 0.0, "low": -0.0039, "high": 0.0039, "p_value": 1.0},
+            "loss": {"value": 0.0, "low": -0.0039, "high": 0.0039, "p_value": 1.0, "bootstrap": None},
+            "same": None,
         },
         "reference": {
             "clean": Rate(482, 500).to_dict(),
             "robust": Rate(371, 500).to_dict(),
-            "loss": {"value": 0.014, "low": -0.012, "high": 0.040, "p_value": 0.34},
+            "loss": {
+                "value": 0.014,
+                "low": -0.012,
+                "high": 0.040,
+                "p_value": 0.34,
+                "bootstrap": {"low": -0.011, "high": 0.039},
+            },
+            "same": None,
         },
         "gates": {"min_robust": 0.65, "max_robust_drop": None},
         "margin": 0.03,
@@ -249,6 +267,45 @@ def run_values() -> dict[str, Any]:
         "versions": {"rcnas-edge": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "cpu": "an x86-64 CPU, 2 cores"},
         "seconds": {"teacher": 71.0, "profile": 40.2, "search": 61.3, "train": 48.7, "export": 3.0, "verify": 116.0},
     }
+
+
+def int8_values() -> dict[str, Any]:
+    """An int8 file beside the fp32 one: read back, attacked straight through its rounding, and replayed crosswise."""
+    artefact: dict[str, Any] = copy.deepcopy(run_values()["artefacts"][0])
+    artefact |= {"path": "artefacts/model.int8.onnx", "precision": "int8", "bytes": 262_144, "sha256": "c" * 64}
+    artefact["latency"] |= {"p50_ms": 0.101, "p95_ms": 0.112}
+    rows = [
+        ("fgsm", "re-import", 399), ("pgd", "re-import", 381), ("pgd", "re-import, naive", 381),
+        ("apgd-ce", "re-import", 370), ("apgd-t", "re-import", 363), ("square", "re-import", 363),
+        ("apgd-ce", "checkpoint", 362), ("apgd-t", "checkpoint", 361), ("square", "checkpoint", 361),
+        ("diva", "re-import", 361), ("square", "artefact", 360),
+        ("apgd-ce (checkpoint)", "model.onnx", 359), ("apgd-t (checkpoint)", "model.onnx", 358),
+    ]  # fmt: skip
+    artefact["verdict"] |= {
+        "name": "model.int8.onnx",
+        "sha256": "c" * 64,
+        "clean": Rate(471, 500).to_dict(),
+        "robust": Rate(358, 500).to_dict(),
+        "twin": "re-import, straight through its rounding",
+        "drawn": "500 of 10000 images, drawn without replacement by seed 0",
+        "repairs": ["outputs are probabilities (softmax): attacks run on their logarithm, which changes no class"],
+        "evasion": {"rate": Rate(31, 470).to_dict(), "attack": "DIVA, two rounds of 40 steps, and every other point"},
+        "naive_gap": {"naive": Rate(463, 500).to_dict(), "straight_through": Rate(383, 500).to_dict()},
+        "attacks": [
+            {"name": name, "source": source, "robust": Rate(hits, 500).to_dict(), "forwards": 50_000,
+             "backwards": 49_000, "seconds": 8.1}
+            for name, source, hits in rows
+        ],
+        "checkpoint": {
+            "clean": Rate(474, 500).to_dict(),
+            "robust": Rate(364, 500).to_dict(),
+            "loss": {
+                "value": 0.012, "low": -0.002, "high": 0.026, "p_value": 0.146, "bootstrap": {"low": 0.0, "high": 0.024}
+            },
+            "same": Rate(962, 1000).to_dict(),
+        },
+    }  # fmt: skip
+    return artefact
 
 
 class Page(HTMLParser):

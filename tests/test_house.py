@@ -116,6 +116,7 @@ ROOMS = {
             "report_schema",
             "report_sections",
             "report_style",
+            "report_sweeps",
             "report_verdict",
             "report_words",
         ),

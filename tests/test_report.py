@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_doubles import TARGET, Page, run_values
+from report_doubles import TARGET, Page, int8_values, run_values
 
 from rcnas_edge.counting import QUANTITIES
 from rcnas_edge.errors import InputError
@@ -459,7 +459,7 @@ def test_every_drawing_says_in_words_what_it_shows(tmp_path: Path) -> None:
     html = (tmp_path / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
     drawings = re.findall(r"<svg ([^>]*)>", html)
     told = [found[1] for opened in drawings if (found := re.search('aria-label="([^"]*)"', opened))]
-    assert len(told) == 10
+    assert len(told) == 11
     assert all('role="img"' in opened or 'aria-hidden="true"' in opened for opened in drawings)
     for words in (
         "Accuracy on test images. robust, this file: 72.8 %; robust, trained network: 72.8 %; robust, teacher: 74.2 %",
@@ -497,6 +497,39 @@ def test_the_sweep_shows_the_verdict_apart_and_every_interval(tmp_path: Path) ->
     (axis,) = re.findall(r'd="M([\d.]+) ([\d.]+)H([\d.]+)" class="marker"', drawn)
     top, bottom = 26, 188
     assert float(axis[1]) == pytest.approx(bottom - 0.1 * (bottom - top)), "guessing among ten classes is 10 %"
+
+
+def test_the_curve_over_steps_stands_beside_it(tmp_path: Path) -> None:
+    _, page = write(tmp_path, run_values())
+    assert "Robust accuracy against steps" in page.text
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    drawn = html[html.index("Robust accuracy against steps</figcaption>") :]
+    drawn = drawn[: drawn.index("</figure>")]
+    assert drawn.count('class="whisker') == drawn.count("<circle") == 5
+    assert "100 steps: 74.0\N{NO-BREAK SPACE}%" in drawn
+    assert "One weaker attack (apgd-ce, on 200 images)" in drawn
+
+
+def test_an_int8_file_tells_its_evasions_its_repairs_and_what_was_replayed(tmp_path: Path) -> None:
+    values = run_values()
+    values["artefacts"].append(int8_values())
+    content, page = write(tmp_path, values)
+    assert content["artefacts"][1]["verdict"]["evasion"]["rate"]["hits"] == 31
+    for words in (
+        "the trained network is right and this file wrong; of images that both get right clean",
+        "6.6 % [4.7, 9.2] of n = 470",
+        "Outputs are probabilities (softmax): attacks run on their logarithm, which changes no class.",
+        "robust to naive PGD",
+        "92.6 %",
+        "bootstrap [0.0, 2.4], McNemar's p = 0.146",
+        "same class as the trained network",
+        "2 attacks replayed from model.onnx",
+        "500 of 10000 images, drawn without replacement by seed 0",
+        "gradients of the re-import, straight through its rounding",
+        "The files that ship, on the same test images",
+        "evaded, onnx, int8",
+    ):
+        assert words in " ".join(page.text.split()), words
 
 
 def test_a_threat_in_255ths_has_an_axis_in_255ths(tmp_path: Path) -> None:
