@@ -11,12 +11,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from rcnas_edge.reimport.graph import WHOLE, Node
-from rcnas_edge.reimport.quantised import Scaled, real
+from rcnas_edge.reimport.quantised import Scaled, Sum, real, whole_bias
 
 
 def of_two(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node], Callable[..., Tensor]]:
     """An operator on tensors that broadcast, such as Add."""
     return lambda node: partial(_fold, function=function)
+
+
+def add(node: Node) -> Callable[..., Any]:
+    """Add; the sum of whole numbers is left to QuantizeLinear, if that is what reads it."""
+    return _add
+
+
+def _add(first: Tensor | Scaled, second: Tensor | Scaled) -> Tensor | Sum:
+    if isinstance(first, Scaled) and isinstance(second, Scaled) and first.scale.ndim == second.scale.ndim == 0:
+        return Sum(first, second)
+    return _fold(real(first), real(second), function=torch.add)
 
 
 def _fold(*tensors: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -118,6 +129,7 @@ def gemm(node: Node) -> Callable[..., Any]:
         alpha=node.get("alpha", 1.0),
         beta=node.get("beta", 1.0),
         transposed=(bool(node.get("transA", 0)), bool(node.get("transB", 0))),
+        rounded=node.rounded,
     )
 
 
@@ -129,6 +141,7 @@ def _gemm(
     alpha: float,
     beta: float,
     transposed: tuple[bool, bool],
+    rounded: bool,
 ) -> Tensor | Scaled:
     """(M, K) and (K, N) with (N,) to (M, N)."""
     if alpha != 1.0 or (third is not None and beta != 1.0):
@@ -137,8 +150,9 @@ def _gemm(
     product = _product(_turned(first, transposed[0]), _turned(second, transposed[1]))
     if third is None:
         return product
-    if isinstance(product, Scaled) and isinstance(third, Scaled):  # whole numbers of the same scale, as in Conv
-        return Scaled(product.whole + third.whole, product.scale)
+    whole = whole_bias(third, product.scale, rounded) if isinstance(product, Scaled) else None
+    if isinstance(product, Scaled) and whole is not None:
+        return Scaled(product.whole + whole, product.scale)
     return real(product) + real(third)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ WHOLE = (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.INT
 class Node:
     """One operation: what it reads and makes, by name ("" is an input left out), and its attributes as Python values.
 
-    `constants` are those of the whole graph that are known so far; `batch` is the batch size that the file fixes.
+    `constants` are those of the whole graph that are known so far; `batch` is the batch size that the file fixes;
+    `rounded` says that its result is read by a QuantizeLinear alone, directly or behind a Relu or Clip.
     """
 
     operator: str
@@ -37,6 +38,7 @@ class Node:
     opset: int
     constants: Mapping[str, Any]
     batch: int | None = None
+    rounded: bool = False
 
     def __str__(self) -> str:
         return f"{self.operator} (node {self.name!r})"
@@ -179,10 +181,19 @@ def _attribute(entry: onnx.AttributeProto) -> Any:
 
 
 def _needed(nodes: list[Node], output: str) -> tuple[Node, ...]:
-    """Those nodes that the output depends on, in their order."""
-    needed, kept = {output}, []
+    """Those nodes that the output depends on, in their order, told whether their result is rounded."""
+    kept: list[Node] = []
+    readers: dict[str, list[Node | None]] = {output: [None]}
     for node in reversed(nodes):
-        if needed.intersection(node.outputs):
-            kept.append(node)
-            needed.update(node.inputs)
+        if readers.keys() & set(node.outputs):
+            kept.append(replace(node, rounded=_rounded(readers.get(node.outputs[0], []))))
+            for name in node.inputs:
+                readers.setdefault(name, []).append(kept[-1])
     return tuple(reversed(kept))
+
+
+def _rounded(readers: list[Node | None]) -> bool:
+    only = readers[0] if len(readers) == 1 else None
+    return only is not None and (
+        only.operator == "QuantizeLinear" or (only.operator in ("Relu", "Clip") and only.rounded)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Step:
             and isinstance(inputs[0], Scaled)
             and (inputs[0].scale.ndim == 0 or operator == "Relu")
         ):
-            return Scaled(self.function(inputs[0].whole, *inputs[1:]), inputs[0].scale)
+            return replace(inputs[0], whole=self.function(inputs[0].whole, *inputs[1:]))
         return self.function(*(inputs if operator in WITH_SCALES else map(real, inputs)))
 
 

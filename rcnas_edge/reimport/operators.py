@@ -30,7 +30,7 @@ OPERATORS: dict[str, Callable[[Node], Callable[..., Any]]] = {
     "Clip": arithmetic.clip,
     "Softmax": arithmetic.softmax,
     "ReduceMean": arithmetic.mean,
-    "Add": arithmetic.of_two(torch.add),
+    "Add": arithmetic.add,
     "Sum": arithmetic.of_two(torch.add),
     "Sub": arithmetic.of_two(torch.sub),
     "Mul": arithmetic.of_two(torch.mul),
@@ -54,7 +54,7 @@ OPERATORS: dict[str, Callable[[Node], Callable[..., Any]]] = {
     "DequantizeLinear": quantised.dequantise_linear,
 }
 
-WITH_SCALES = ("Conv", "Gemm", "MatMul", "QuantizeLinear")
+WITH_SCALES = ("Add", "Conv", "Gemm", "MatMul", "QuantizeLinear")
 """Operators that know what to do with whole numbers and their scale; the others get real numbers."""
 
 SCALED_ALIKE = (

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,31 +29,79 @@ OUTPUT_TYPES = {0: torch.uint8, 2: torch.uint8, 3: torch.int8}
 
 @dataclass(frozen=True)
 class Scaled:
-    """The real numbers `whole * scale`: `whole` float32 of any shape, `scale` float32 that broadcasts over it."""
+    """The real numbers `whole * scale`: `whole` float32 of any shape, `scale` float32 that broadcasts over it.
+
+    `zero` is what eight bits said for 0, where they said it once for all.
+    """
 
     whole: Tensor
     scale: Tensor
+    zero: float = 0.0
 
     def real(self) -> Tensor:
         """As ordinary numbers."""
         return self.whole * self.scale
 
 
+@dataclass(frozen=True)
+class Sum:
+    """The sum of two tensors of whole numbers, each with one scale, that is not taken yet."""
+
+    first: Scaled
+    second: Scaled
+
+    def real(self) -> Tensor:
+        """As ordinary numbers."""
+        return self.first.real() + self.second.real()
+
+    def coded(self, scale: Tensor, zero: float) -> Tensor:
+        """The sum in units of `scale`, with `zero` added, as MLAS's QLinearAdd computes it before it rounds.
+
+        Its order, with multiplications that are fused with additions, decides to which side a sum falls that lies
+        between two whole numbers: 25 of 409,600 in one layer of the tests. torch's addition with a factor is fused too,
+        and double precision stands for it where single numbers are added.
+        """
+        ratios = [float(one.scale / scale) for one in (self.first, self.second)]
+        less = np.float32(ratios[0] * self.first.zero + float(np.float32(ratios[1] * self.second.zero)))
+        total = torch.full((), float(np.float32(zero) - less), device=self.first.whole.device)
+        for one, ratio in zip((self.first, self.second), ratios, strict=True):
+            total = torch.add(total, one.whole + one.zero if one.zero else one.whole, alpha=ratio)
+        return total
+
+
 def real(value: Any) -> Any:
     """A value as ordinary numbers, whatever it was."""
-    return value.real() if isinstance(value, Scaled) else value
+    return value.real() if isinstance(value, (Scaled, Sum)) else value
 
 
-class _Round(torch.autograd.Function):
-    """Rounds half to even; the gradient passes as if it did not."""
+def whole_bias(bias: Tensor | Scaled, scale: Tensor, rounded: bool) -> Tensor | None:
+    """The bias of a sum of whole numbers in units of the sum's `scale`, or None if it is real.
+
+    One of whole numbers has that scale by ONNX Runtime's rule; one of real numbers it turns into such a one where the
+    result is rounded too (its weight-bias quantisation).
+    """
+    if isinstance(bias, Scaled):
+        return bias.whole
+    return torch.round(bias / scale.reshape(-1)) if rounded else None
+
+
+class _ThroughRounding(torch.autograd.Function):
+    """Clamps and rounds half to even; the gradient passes where the values are within the bounds, these included."""
 
     @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        return torch.round(values)
+    def forward(context: Any, values: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+        inside = torch.clamp(values, low, high)  # type: ignore[arg-type]
+        context.save_for_backward(inside == values)
+        return inside.round_()
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return gradient
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradient * context.saved_tensors[0], None, None
+
+
+def _clamp_and_round(values: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """The same with the gradient that rounding really has: zero."""
+    return torch.round(torch.clamp(values, low, high))  # type: ignore[arg-type]
 
 
 def quantise_linear(node: Node) -> Callable[..., Tensor]:
@@ -69,7 +118,7 @@ def quantise_linear(node: Node) -> Callable[..., Tensor]:
 
 
 def _quantise(
-    value: Tensor | Scaled,
+    value: Tensor | Scaled | Sum,
     scale: Tensor,
     zero: Tensor | None = None,
     *,
@@ -79,6 +128,12 @@ def _quantise(
     straight_through: bool,
 ) -> Tensor:
     """Gradient of the clamp: 1 where `value` is in the range that eight bits can say, 0 outside."""
+    rounded = _ThroughRounding.apply if straight_through else _clamp_and_round
+    if isinstance(value, Sum):
+        if scale.numel() == 1 and low == 0:
+            coded = value.coded(scale.reshape(()), 0.0 if zero is None else float(zero))
+            return rounded(coded, low, high)
+        value = value.real()  # signed sums ONNX Runtime takes in real numbers on most processors
     plain = real(value) if isinstance(value, Scaled) and value.scale.ndim > value.whole.ndim else value
     shape = (plain.whole if isinstance(plain, Scaled) else plain).shape
     scale = along(scale, axis, len(shape))
@@ -86,8 +141,7 @@ def _quantise(
     offset: float | Tensor = 0.0
     if zero is not None:
         offset = float(zero) if zero.numel() == 1 else along(zero.to(ratio.dtype), axis, len(shape))
-    inside = torch.clamp(ratio, low - offset, high - offset)  # type: ignore[arg-type]
-    return (_Round.apply(inside) if straight_through else torch.round(inside)) + offset
+    return rounded(ratio, low - offset, high - offset) + offset
 
 
 def dequantise_linear(node: Node) -> Callable[..., Scaled]:
@@ -98,9 +152,12 @@ def dequantise_linear(node: Node) -> Callable[..., Scaled]:
 
 def _dequantise(value: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int) -> Scaled:
     whole = value if value.is_floating_point() else value.to(torch.float32)
-    if zero is not None and bool(zero.any()):
-        whole = whole - along(zero.to(whole.dtype), axis, whole.ndim)
-    return Scaled(whole, along(scale, axis, whole.ndim))
+    scale = along(scale, axis, whole.ndim)
+    if zero is None or not bool(zero.any()):
+        return Scaled(whole, scale)
+    if zero.numel() == 1:
+        return Scaled(whole - float(zero), scale, float(zero))
+    return Scaled(whole - along(zero.to(whole.dtype), axis, whole.ndim), scale)
 
 
 def along(values: Tensor, axis: int, rank: int) -> Tensor:

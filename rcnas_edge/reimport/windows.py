@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rcnas_edge.reimport.graph import Node
-from rcnas_edge.reimport.quantised import Scaled, real
+from rcnas_edge.reimport.quantised import Scaled, real, whole_bias
 
 Pads = list[tuple[int, int]]
 """Before and after, for height and width."""
@@ -26,6 +26,7 @@ def convolution(node: Node) -> Callable[..., Any]:
         dilations=_two(node, "dilations"),
         groups=node.get("group", 1),
         border=_border(node),
+        rounded=node.rounded,
     )
 
 
@@ -38,6 +39,7 @@ def _convolve(
     dilations: list[int],
     groups: int,
     border: Callable[..., Pads],
+    rounded: bool,
 ) -> Tensor | Scaled:
     """image (N, C, H, W), weight (K, C / groups, h, w), bias (K,)."""
 
@@ -52,10 +54,9 @@ def _convolve(
     if not (isinstance(image, Scaled) and image.scale.ndim == 0 and isinstance(weight, Scaled)):
         return convolve(real(image), real(weight), real(bias))
     scale = image.scale * weight.scale.reshape(-1, 1, 1) if weight.scale.ndim else image.scale * weight.scale
-    if isinstance(bias, Scaled):  # whole numbers of the same scale, by ONNX Runtime's rule
-        return Scaled(convolve(image.whole, weight.whole, bias.whole), scale)
-    total = Scaled(convolve(image.whole, weight.whole, None), scale)
-    return total if bias is None else total.real() + bias.reshape(-1, 1, 1)
+    whole = None if bias is None else whole_bias(bias, scale, rounded)
+    total = Scaled(convolve(image.whole, weight.whole, whole), scale)
+    return total if bias is None or whole is not None else total.real() + real(bias).reshape(-1, 1, 1)
 
 
 def max_pool(node: Node) -> Callable[[Tensor], Tensor]:
