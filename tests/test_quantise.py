@@ -116,6 +116,36 @@ def test_logits_are_never_quantised_whatever_stands_between_them_and_the_last_la
     assert np.unique(answers(student_int8, images())).size > 10 * BATCH / 2  # a staircase of 256 steps has fewer
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        [("Gemm", "r w", "logits", {"transB": 1})],
+        [("Gemm", "r w", "g", {"transB": 1}), ("Relu", "g", "logits", {})],
+        [("Gemm", "r w", "g", {"transB": 1}), ("Mul", "g t", "m", {}), ("Softmax", "m", "logits", {})],
+        [("Gemm", "r w", "g", {"transB": 1}), ("Gemm", "r v", "h", {"transB": 1}), ("Add", "g h", "logits", {})],
+    ],
+    ids=["layer", "relu", "temperature and softmax", "sum of two"],
+)
+@pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
+def test_no_ending_of_a_network_is_quantised(end, scheme):
+    body = [("Gemm", "images u", "i", {"transB": 1}), ("Relu", "i", "r", {})]
+    weights = {
+        name: np.random.default_rng(seed).normal(size=(2, 2)).astype(np.float32) for seed, name in enumerate("uwv")
+    }
+    points = np.random.default_rng(0).random((64, 2), dtype=np.float32)
+    made = int8_model(graph([*body, *end], {**weights, "t": np.float32(7)}), [points], scheme=scheme)
+    makers = {name: node for node in onnx.load_model_from_string(made).graph.node for name in node.output}
+    chain = [makers["logits"]]
+    while chain[0].op_type not in ("Gemm", "Add"):
+        chain.insert(0, makers[chain[0].input[0]])
+    whole = [kind for kind, *_ in end]
+    assert [node.op_type for node in chain] == (["Add"] if "Add" in whole else whole)
+    if chain[0].op_type == "Gemm":
+        assert {makers[name].op_type for name in chain[0].input[:2]} == {"DequantizeLinear"}
+    expected = answers(graph([*body, *end], {**weights, "t": np.float32(7)}), points)
+    assert 0 < relative_drift(expected, answers(made, points)).mean() < 0.02
+
+
 def test_nothing_between_layers_is_float_on_onnx_runtime(tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "o.onnx"), 3
