@@ -31,8 +31,10 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 BETWEEN = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Split")
 """Operators between layers that have an integer kernel on ONNX Runtime's CPU."""
 
-PASSING = ("Add", "Clip", "Div", "Flatten", "GlobalAveragePool", "Identity", "LogSoftmax", "Mul", "ReduceMean", "Relu")
-PASSING += ("Reshape", "Softmax", "Squeeze", "Sub")
+PASSING = (
+    *("Add", "Clip", "Div", "Flatten", "GlobalAveragePool", "Identity", "LogSoftmax", "Mul", "ReduceMean", "Relu"),
+    *("Reshape", "Softmax", "Squeeze", "Sub"),
+)
 """Operators that may stand between the last layer and the logits, with one input that is not constant."""
 
 
