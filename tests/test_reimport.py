@@ -312,11 +312,14 @@ def test_agreement_is_by_the_size_of_the_logits_or_the_range_of_those_that_round
 
 
 def test_a_file_that_rounds_gives_every_class_alike():
-    file, twin = np.array([[1.0, 1.0 - 1e-6], [0.0, 5.0]]), np.array([[1.0 - 1e-6, 1.0], [0.0, 5.0]])
-    told = agreement(file, twin, quantised=True)
-    assert told.drift < told.tolerance
-    assert "50 % of 2 inputs get the same class" in told.fault
-    assert agreement(file, twin, quantised=False).fault == ""
+    """A class may be another one only where the file itself puts both within twice the tolerance."""
+    file, twin = np.tile([0.0, 5.0], (100, 1)), np.tile([0.0, 5.0], (100, 1))
+    for gap, fine in ((0.0099, True), (0.0101, False)):
+        file[0], twin[0] = (1.0, 1.0 - gap), (1.0 - gap, 1.0)
+        told = agreement(file, twin, quantised=True)
+        assert (told.argmax.hits, told.within.hits) == (99, 99)
+        assert (told.fault == "") is fine
+    assert "99 % of 100 inputs get the same class" in told.fault
 
 
 def test_a_few_sums_between_two_whole_numbers_are_no_fault():
