@@ -73,7 +73,8 @@ BUDGETS = options(
         multiple=True,
         help="Device profile; default host, measured on first use. Several times: one network fits all of them.",
     ),
-    click.option("--precision", help="Precision of the artefact; fp32."),
+    click.option("--precision", help="Of the files: fp32 (default), fp16, int8, or several, as fp32,int8."),
+    click.option("--target-precision", help="The one that budgets and gates are about; default the first."),
     click.option(
         "--threads", type=int, help="Threads of the runtime on the device; default 1. For one device NAME/fp32/THREADS."
     ),
@@ -97,6 +98,9 @@ TRAIN = options(
     click.option("--epochs", type=int, help="Epochs; default by recipe and data set."),
     click.option("--batch-size", type=int, help="Images in a step."),
     click.option("--learning-rate", type=float, help="Peak learning rate."),
+    click.option(
+        "--qat-epochs", type=int, help="Epochs of adversarial fine-tuning with int8 rounding; default 0: none."
+    ),
 )
 EXPORT = options(
     click.option("--format", "format", help="Exporter of the file that is timed and attacked; onnx."),

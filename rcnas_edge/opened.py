@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from rcnas_edge.calibrating import Calibration
 from rcnas_edge.console import Console
 from rcnas_edge.errors import InputError
-from rcnas_edge.export import Artefact, exporter, facts
+from rcnas_edge.export import Artefact, export_in, exporter, facts, precisions_of
 from rcnas_edge.flags import test_indices
 from rcnas_edge.prepare import check_profile, open_bench
 from rcnas_edge.run import Run
@@ -33,6 +34,13 @@ class Opened:
                 "--format is a format that ONNX Runtime runs on the CPU, where candidates are timed, got "
                 f"{self.setting.format!r}: leave --format out, and write it beside with --also {self.setting.format}"
             )
+        kind = exporter(self.setting.format)
+        for precision in self.setting.precisions:
+            if precision not in precisions_of(kind):
+                raise InputError(
+                    f"--format {self.setting.format} writes {', '.join(precisions_of(kind))}, --precision asks for "
+                    f"{precision}: leave it out, or take a format that writes it"
+                )
         for target in self.setting.targets:
             check_profile(target, self.run)
         strategy_class(self.setting.strategy)
@@ -62,12 +70,24 @@ class Opened:
         return test_indices(self.task.data, self.setting.level, self.setting.seed)
 
 
-def export_network(opened: Opened, model: nn.Module, path: Path, *, digest: str, format: str | None = None) -> Artefact:
+def export_network(
+    opened: Opened,
+    model: nn.Module,
+    path: Path,
+    *,
+    digest: str,
+    precision: str,
+    format: str | None = None,
+    calibration: Calibration | None = None,
+) -> Artefact:
     """Write a network of the task as one file that says what it is; in the task's format if no other is given."""
-    return exporter(format or opened.setting.format).export(
+    return export_in(
+        exporter(format or opened.setting.format),
+        precision,
         model,
         path,
         image=opened.task.data.image,
         metadata=facts(labels=opened.task.data.class_names, threat=str(opened.task.threat), digest=digest),
         opset=opened.setting.opset,
+        calibration=calibration,
     )

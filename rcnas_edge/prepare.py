@@ -12,16 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from rcnas_edge.calibrating import Calibration
 from rcnas_edge.console import Console
 from rcnas_edge.cost import Cost, costs_of
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
-from rcnas_edge.export import exporter, facts
+from rcnas_edge.export import export_in, exporter, facts
 from rcnas_edge.feasibility import Feasibility, feasibility
 from rcnas_edge.here import ENOUGH, is_here, time_on
-from rcnas_edge.measure import Timing, measure_profile
+from rcnas_edge.measure import MEASURABLE, Timing, measure_profile
 from rcnas_edge.profile import Profile, Target, cache_path, load_profile, read_profile, save_profile
 from rcnas_edge.run import Run
 from rcnas_edge.space import Architecture, Layer, Space
@@ -31,9 +33,12 @@ from rcnas_edge.train.crafting import computed_in
 from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust
 from rcnas_edge.train.recipe import recipe
 
-QUICK_TABLE_SECONDS = 45.0
+QUICK_TABLE_SECONDS = {"fp32": 45.0, "int8": 150.0}
+"""Of a table that is measured on first use; each network of one in int8 has to be quantised first."""
 TIMING_SECONDS, FINAL_TIMING_SECONDS = 3.0, 10.0
 """How long the teacher and a finalist are timed, and the artefact that ships."""
+TIMING_IMAGES = 16
+"""That an int8 file which is only timed is calibrated on."""
 SAMPLED_NETWORKS = 600
 """Random networks of the space whose kernels a quick table is made to cover."""
 
@@ -77,6 +82,12 @@ def check_profile(target: Target, run: Run) -> Profile:
     """The profile of a target: the run's own copy if it has one; InputError if it has no latencies for the target."""
     copy = run / "profile" / f"{target.profile}.toml"
     profile = read_profile(copy) if copy.is_file() else load_profile(target.profile)
+    if profile.on_first_use and target.precision not in MEASURABLE:
+        raise InputError(
+            f"a latency on {target.profile} is measured in {' or '.join(MEASURABLE)}, --target-precision is "
+            f"{target.precision}, which a CPU computes in another one: take --profile of a device that has it, or "
+            "let it inform beside another --target-precision"
+        )
     if not profile.on_first_use and not profile.covers(target):
         ask = f"--profile {target.profile}/{profile.settings[0]}, or " if profile.settings else ""
         raise InputError(
@@ -102,7 +113,7 @@ def device_profile(task: Task, target: Target, run: Run, console: Console) -> Pr
                 networks,
                 precision=target.precision,
                 threads=target.threads,
-                budget_seconds=QUICK_TABLE_SECONDS,
+                budget_seconds=QUICK_TABLE_SECONDS[target.precision],
                 base=profile,
                 progress=lambda text, share: advance(share, text),
                 path=cache_path(profile.name),
@@ -139,13 +150,15 @@ def teacher_costs(
     memory is an estimate (weights and the two largest activations of its leaf modules), and no latency is predicted.
     """
     path = folder / f"teacher.{task.setting.format}"
-    kind = exporter(task.setting.format)
-    artefact = kind.export(
+    artefact = export_in(
+        exporter(task.setting.format),
+        task.setting.aim,
         task.teacher.model,
         path,
         image=task.data.image,
         metadata=facts(labels=task.data.class_names, digest=task.teacher.digest),
         opset=task.setting.opset,
+        calibration=for_timing(task.data),
     )
     timings = time_on(path, (one for one, profile in profiles.items() if is_here(profile)), seconds=TIMING_SECONDS)
     if task.teacher.layers is not None:
@@ -154,6 +167,12 @@ def teacher_costs(
         macs, params, memory = _counted(task)
         costs = dict.fromkeys(profiles, Cost(macs=macs, params=params, size=artefact.bytes, memory=memory))
     return real_costs(costs, artefact.bytes, timings), timings
+
+
+def for_timing(data: Dataset) -> Calibration:
+    """Images that a file is calibrated on which is only timed and weighed."""
+    images = data.train.take(np.arange(min(TIMING_IMAGES, len(data.train)))).floats()
+    return Calibration(images, len(images))
 
 
 def real_costs(predicted: Mapping[Target, Cost], size: int, timings: Mapping[Target, Timing]) -> dict[Target, Cost]:

@@ -15,7 +15,7 @@ from rcnas_edge.feasibility import require
 from rcnas_edge.here import predicted, time_here, timed
 from rcnas_edge.measure import Timing
 from rcnas_edge.opened import Opened, export_network
-from rcnas_edge.prepare import TIMING_SECONDS, budget_table, real_costs
+from rcnas_edge.prepare import TIMING_SECONDS, budget_table, for_timing, real_costs
 from rcnas_edge.profile import Target
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
@@ -211,12 +211,20 @@ class Searching:
             "base": task.base.to_dict(),
             "timed": [str(target) for target in here],
             "opset": self.setting.opset,
+            "precision": self.setting.aim,
         }
         known = self.run.done(f"{key}.json", depends)
         if known is None:
             path = self.run / f"{key}.{self.setting.format}"
             student = task.student(architecture, seed=self.setting.seed).eval()
-            artefact = export_network(self.opened, student, path, digest="untrained")
+            artefact = export_network(
+                self.opened,
+                student,
+                path,
+                digest="untrained",
+                precision=self.setting.aim,
+                calibration=for_timing(task.data),
+            )
             found = time_here(path, self.opened.bench, seconds=TIMING_SECONDS)
             timings = {str(target): asdict(timing) for target, timing in found.items()}
             known = self.run.keep(f"{key}.json", depends, {"timings": timings, "bytes": artefact.bytes})

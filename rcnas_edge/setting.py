@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rcnas_edge.bounds import PRECISIONS
 from rcnas_edge.errors import InputError
 from rcnas_edge.target import Target
 
@@ -58,6 +59,7 @@ class TaskSetting:
     attack: str | None = None
     profile: str = "host"
     precision: str = "fp32"
+    target_precision: str | None = None
     threads: int = 1
     max_latency: str | None = None
     max_macs: str | None = None
@@ -73,6 +75,7 @@ class TaskSetting:
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    qat_epochs: int = 0
     format: str = "onnx"
     also: str = AUTO
     opset: int = 18
@@ -102,12 +105,38 @@ class TaskSetting:
                 raise InputError(f"{flag(name)} is a fraction between 0 and 1 (0.45 is 45 %), got {value}")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"--seed is between 0 and 2147483647, got {self.seed}")
-        if self.precision != "fp32":
-            raise InputError(f"--precision is fp32 (fp16 and int8 are not built yet), got {self.precision!r}")
+        if self.qat_epochs < 0:
+            raise InputError(f"--qat-epochs is 0 (no fine-tuning for int8) or more, got {self.qat_epochs}")
+        self._check_precisions()
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"--device is auto, cpu or cuda, got {self.device!r}")
         for name in LIMITS:
             _by_device(name, getattr(self, name), [target.profile for target in self.targets])
+
+    def _check_precisions(self) -> None:
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise InputError(f"--precision is one or more of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if len(set(self.precisions)) < len(self.precisions):
+            raise InputError(f"--precision names each precision once, got {self.precision!r}")
+        if self.aim not in self.precisions:
+            raise InputError(
+                f"--target-precision is one of --precision ({', '.join(self.precisions)}), got {self.aim!r}: add it"
+            )
+        if self.qat_epochs and "int8" not in self.precisions:
+            raise InputError(
+                f"--qat-epochs fine-tunes for int8, --precision is {self.precision}: add int8 there, or leave it out"
+            )
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that files are written in."""
+        return tuple(_parts(self.precision))
+
+    @property
+    def aim(self) -> str:
+        """The precision that budgets and gates are about; the first one if none was named."""
+        return self.target_precision or self.precisions[0]
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -115,11 +144,14 @@ class TaskSetting:
         found: dict[str, Target] = {}
         for text in _parts(self.profile):
             own = Target.parse(text)
-            target = own if "/" in text else Target(own.profile, self.precision, self.threads)
+            target = own if "/" in text else Target(own.profile, self.aim, self.threads)
             if target.profile in found:
                 raise InputError(f"--profile names a device once, {target.profile!r} is there twice: remove one")
-            if target.precision != self.precision:
-                raise InputError(f"--profile {text} is of the precision {self.precision}, got {target.precision!r}")
+            if target.precision != self.aim:
+                raise InputError(
+                    f"--profile {text} is of the precision {self.aim}, got {target.precision!r}: ask for it with "
+                    f"--precision {target.precision}"
+                )
             found[target.profile] = target
         return tuple(found.values())
 

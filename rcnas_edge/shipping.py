@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from rcnas_edge.calibrating import IMAGES, Calibration, calibration_images
 from rcnas_edge.cost import Cost, show
 from rcnas_edge.export import Artefact, read_artefact
 from rcnas_edge.fitting import Fitting
@@ -24,8 +27,7 @@ class Shipping:
     def depends(self) -> dict[str, Any]:
         """What an export depends on."""
         return {
-            "weights": self.fitting.train().sha256,
-            "opset": self.opened.setting.opset,
+            **self.made_of(self.opened.setting.aim),
             "profiles": {str(target): profile.digest() for target, profile in self.opened.bench.profiles.items()},
         }
 
@@ -35,8 +37,7 @@ class Shipping:
         depends = self.depends()
         if self.opened.run.done("artefacts/latency.json", depends) is not None:
             return read_artefact(path)
-        model, _ = self.fitting.train().build()
-        artefact = export_network(self.opened, model, path, digest=self.fitting.train().sha256)
+        artefact = self.write(path, self.opened.setting.format, self.opened.setting.aim)
         found = time_here(path, self.opened.bench, seconds=FINAL_TIMING_SECONDS)
         timings = {str(target): asdict(timing) for target, timing in found.items()}
         words = [f"{show('latency', timing.p50_ms)} on {target}" for target, timing in found.items()]
@@ -46,6 +47,32 @@ class Shipping:
             self.opened.console.say(sentence)
         self.opened.run.keep("artefacts/latency.json", depends, {"timings": timings, "sha256": artefact.sha256})
         return artefact
+
+    def made_of(self, precision: str) -> dict[str, Any]:
+        """What any file in a precision depends on: the weights, the opset, and for int8 how it is calibrated."""
+        made: dict[str, Any] = {"weights": self.fitting.trained_for(precision).sha256}
+        made |= {"opset": self.opened.setting.opset, "precision": precision}
+        return made | ({"calibration": [IMAGES, str(self.opened.task.threat)]} if precision == "int8" else {})
+
+    def write(self, path: Path, format: str, precision: str) -> Artefact:
+        """Write the trained network as one file of a format in a precision."""
+        checkpoint = self.fitting.trained_for(precision)
+        return export_network(
+            self.opened,
+            checkpoint.build()[0],
+            path,
+            digest=checkpoint.sha256,
+            format=format,
+            precision=precision,
+            calibration=self.calibration if precision == "int8" else None,
+        )
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Training images, half of them adversarial, for the network that becomes an int8 file."""
+        task = self.opened.task
+        model = self.fitting.trained_for("int8").build()[0].to(task.device)
+        return calibration_images(model, task.data, task.threat, seed=self.opened.setting.seed)
 
     def timings(self) -> dict[Target, Timing]:
         """The measured latency of the artefact on each target that is this machine."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rcnas_edge.export import Artefact, exporter
 from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, write_flags
 from rcnas_edge.opened import Opened
+from rcnas_edge.reimport import reimport
+from rcnas_edge.replay import cross_replay
 from rcnas_edge.shipping import Shipping
 from rcnas_edge.verify import Gates, Subject, Verdict, verify
 
@@ -33,7 +37,42 @@ class Verifying:
             "min_robust": self.setting.min_robust,
             "max_robust_drop": self.setting.max_robust_drop,
             "seed": self.setting.seed,
+            **({"parent": self.shipping.fitting.train().sha256} if artefact.precision != "fp32" else {}),
         }
+
+    def _subject(self, artefact: Artefact, checkpoint: nn.Module) -> Subject:
+        """The file, with the checkpoint as its twin in fp32, else with the file itself read back as a network.
+
+        A file of a format that cannot be read back has no twin, and is attacked by what fools the checkpoint.
+        """
+        predict = exporter(artefact.format).predict(artefact, threads=torch.get_num_threads())
+        if artefact.precision == "fp32":
+            return Subject(predict, checkpoint)
+        if artefact.path.suffix != ".onnx":
+            return Subject(predict, parent=checkpoint)
+        twin, naive = (reimport(artefact.path, straight_through=through) for through in (True, False))
+        device = self.opened.task.device
+        return Subject(predict, twin.to(device), parent=checkpoint, naive=naive.to(device))
+
+    def cross_replay(self, artefacts: Sequence[Artefact]) -> None:
+        """Show every file the images that were found for the others: each verdict is of the worst of them all."""
+        names = {artefact: verdict_name(artefact) for artefact in artefacts}
+        for artefact, name in names.items():
+            depends = self.depends(artefact)
+            known = self.run.done(name, depends)
+            others = {other.path.name: other for other in artefacts if other != artefact}
+            replayed = {file: other.sha256 for file, other in others.items()}
+            if known is None or not others or known.get("replayed") == replayed:
+                continue
+            arrays = {file: self.run / names[other].replace(".json", ".npz") for file, other in others.items()}
+            verdict = cross_replay(
+                Verdict.from_dict(known["verdict"]),
+                self.run / name.replace(".json", ".npz"),
+                exporter(artefact.format).predict(artefact, threads=torch.get_num_threads()),
+                arrays,
+            )
+            self.run.keep(name, depends, {"verdict": verdict.to_dict(), "replayed": replayed})
+            self.console.say(f"with the points of {', '.join(others)}: {verdict.summary()}")
 
     def verify(self, artefact: Artefact | None = None, *, again: bool = False) -> Verdict:
         """Attack the artefact, or a file beside it, on test images it has never seen.
@@ -55,10 +94,7 @@ class Verifying:
         model, _ = self.shipping.fitting.train().build()
         with self.console.task(f"verify: {len(drawn)} test images, {task.threat}", 1.0) as advance:
             verdict = verify(
-                Subject(
-                    exporter(artefact.format).predict(artefact, threads=torch.get_num_threads()),
-                    model.to(task.device),
-                ),
+                self._subject(artefact, model.to(task.device)),
                 test.floats(),
                 test.labels,
                 task.threat,
