@@ -21,6 +21,7 @@ from rcnas_edge.evaluate import Rate
 from rcnas_edge.evidence import Evidence
 from rcnas_edge.keeping import Keeping
 from rcnas_edge.making import by_attack, by_evasion, by_square
+from rcnas_edge.saved import Saved
 from rcnas_edge.subject import Flags, Level, Progress, Subject
 from rcnas_edge.sweep import ATTACK, Sweep, Try, drawn_places, eps_curve, over_epsilon, over_steps, step_curve
 from rcnas_edge.telling import Telling
@@ -52,16 +53,18 @@ class Examination:
         tell: Progress,
         kept: Keeping,
         attacked_reference: bool = False,
+        transferred: Path | None = None,
     ) -> None:
         """images float32 (n, C, H, W) in [0, 1], labels int64 (n,); `attacked_reference` says that one's flags are
-        known.
+        known, `transferred` are arrays with points that were made on the parent.
         """
         self.subject, self.threat, self.depth, self.seed, self.kept = subject, threat, depth, seed, kept
+        self.transferred = transferred
         self.tell = Telling(
             tell,
             {
                 "white-box": depth.seeds * (subject.differentiable is not None),
-                "transfer": float(subject.own_parent is not None),
+                "transfer": float(subject.own_parent is not None and transferred is None),
                 "reference": float(subject.reference is not None and not attacked_reference),
                 "evasion": 0.15 * (subject.own_parent is not None),
                 "square": 0.3,
@@ -86,14 +89,11 @@ class Examination:
         if twin is not None:
             self._white_box(twin)
         if parent is not None:
-            white_box = shown.file.robust.copy()
-            self._headline(parent, CHECKPOINT, "transfer")
-            if twin is not None:
-                self._raise(masking.transfer_flag(white_box, shown.alone(CHECKPOINT)))
+            self._transfer(parent)
         before = shown.left
         self.compared = self._reference(reference)
         self._raise_if_beaten("transfer from the reference", before)
-        if twin is not None and parent is not None and not self.blind:
+        if twin is not None and parent is not None and self.unlike and not self.blind:
             before = shown.left
             self._evasion(twin, parent)
             self._raise_if_beaten("differential evasion", before, least=masking.CONTINUED)
@@ -221,6 +221,37 @@ class Examination:
             alive = alive[(maker.clean & right)[alive]]
             begin += share / of
 
+    @property
+    def unlike(self) -> bool:
+        """Whether the parent is another function than the file, or gradients of the twin are none."""
+        likeness, parity = self.evidence.likeness, self.evidence.parity
+        alike = likeness is not None and not likeness.fault and parity is not None and not parity.fault
+        return not alike or self.blind
+
+    def _transfer(self, parent: Witness) -> None:
+        """The headline on the parent, made now or taken from the arrays of another of its files.
+
+        Where parent and file are one function, points made on the twin are made on the parent too, unless the twin's
+        gradients mislead: PGD on both tells.
+        """
+        shown, white_box = self.evidence, self.evidence.file.robust.copy()
+        self.tell.stage("transfer")
+        if not self.unlike:
+            self._attacked(parent, "pgd", CHECKPOINT, self.all, title="pgd", seed=self.seed)
+            flag = masking.transfer_flag(shown.alone(self.own, "pgd"), shown.alone(CHECKPOINT))
+            self._raise(flag)
+            if flag is None:
+                return
+        if self.transferred is None:
+            self._headline(parent, CHECKPOINT, "transfer")
+        else:
+            with Saved(self.transferred) as saved:
+                saved.check_images(self.images)
+                for name, key in saved.made_on(CHECKPOINT, REIMPORT).items():
+                    shown.show(f"{name} (transferred)", CHECKPOINT, saved.copied(key))
+        if shown.twin is not None:
+            self._raise(masking.transfer_flag(white_box, shown.alone(CHECKPOINT)))
+
     def _reference(self, known: Flags | None) -> Flags | None:
         """The reference's flags; what fools it is shown to the artefact too."""
         if known is not None or self.subject.reference is None:
@@ -246,6 +277,8 @@ class Examination:
         if shown.parent is None or shown.twin is None or self.blind or not shown.both_right.any():
             return None
         attack = f"DIVA, two rounds of {self.depth.evasion_steps} steps, and every other point"
+        if not self.unlike:
+            attack = "every point that was shown; no more, since the file answers as the checkpoint does"
         return Evasion(Rate.of(shown.evaded[shown.both_right]), attack)
 
     def _square(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,49 +22,14 @@ from rcnas_edge.decision import decide
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.export import Predict
-from rcnas_edge.keeping import copy_member, streamed, write_members
+from rcnas_edge.keeping import copy_member, write_members
 from rcnas_edge.making import check_inside
+from rcnas_edge.saved import POINTS, Saved
 from rcnas_edge.verdict import AttackRow, Comparison, Evasion, Loss, Verdict
-from rcnas_edge.witness import BATCH, Ask, asked
+from rcnas_edge.witness import Ask, asked
 
-POINTS, RIGHT, CHECKPOINT_RIGHT = "points/", "right/", "checkpoint/right/"
+RIGHT, CHECKPOINT_RIGHT = "right/", "checkpoint/right/"
 AGAINST = ("checkpoint", "reference")
-
-
-class Saved:
-    """The arrays of one verdict: flags at once, points a batch at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.file = zipfile.ZipFile(path)
-            names = [name.removesuffix(".npy") for name in self.file.namelist()]
-            self.points = [name for name in names if name.startswith(POINTS)]
-            large = {"images", *self.points, *(name for name in names if "/points/" in name)}
-            with np.load(path, allow_pickle=False) as found:
-                self.flags = {name: found[name] for name in names if name not in large}
-            self.images_sha256 = str(self.flags["images/sha256"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} holds the arrays of a verdict, it does not: verify the file again") from error
-
-    def __enter__(self) -> Saved:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def check_alike(self, other: Saved) -> None:
-        """InputError unless both attacked the very same images."""
-        same = np.array_equal(self.flags["indices"], other.flags["indices"])
-        if not same or self.images_sha256 != other.images_sha256:
-            raise InputError(
-                f"adversarial examples are replayed on verdicts of the same images, {self.path.name} and "
-                f"{other.path.name} are of different ones: verify both with the same data, level and seed"
-            )
-
-    def batches(self, key: str) -> Iterator[np.ndarray]:
-        """An array (n, C, H, W), a batch at a time."""
-        return streamed(self.file, key, BATCH)
 
 
 def cross_replay(verdict: Verdict, arrays: Path, predict: Predict, others: Mapping[str, Path]) -> Verdict:

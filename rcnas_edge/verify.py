@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rcnas_edge.attacks import Threat
+from rcnas_edge.checkpoint import file_sha256
 from rcnas_edge.decision import decide
 from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.examination import Examination
@@ -83,22 +84,28 @@ def verify(
     resume: bool = True,
     progress: Progress | None = None,
     reference_right: Flags | None = None,
+    transferred: Path | None = None,
 ) -> Verdict:
     """Is the artefact still robust? Attacks it on images that training has never seen, and decides.
 
     images (N, C, H, W) are float32 in [0, 1], labels (N,) classes; a level takes at most its number of them, drawn
     without replacement by the seed. `reference_right` are flags (clean, robust), each (N,), of a reference that was
-    attacked before; they stand in for `subject.reference`. `arrays` is where the flags of every example and every
-    adversarial image go (npz, see `Examination.save`). Each attack's points lie beside it once the attack is done, so a
-    verification that was killed goes on with the attack it was at, to the same verdict, where the same call is made for
-    a file that `sha256` names; not with `resume` False. `progress` is told (what, share done). The same seed gives the
-    same verdict, its seconds aside.
+    attacked before; they stand in for `subject.reference`. `transferred` are the arrays of a verdict on another file of
+    the same parent: the points in it that were made on the parent are shown to this file, in place of new ones.
+
+    `arrays` is where the flags of every example and every adversarial image go (npz, see `Examination.save`). Each
+    attack's points lie beside it once the attack is done, so a verification that was killed goes on with the attack it
+    was at, to the same verdict, where the same call is made for a file that `sha256` names; not with `resume` False.
+    `progress` is told (what, share done). The same seed gives the same verdict, its seconds aside.
     """
     began, depth = time.perf_counter(), _level(level)
     drawn_images, drawn_labels, indices = _draw(images, labels, depth.images, seed)
     reference = None if reference_right is None else _drawn_flags(reference_right, len(images), indices)
     resumed = resume and arrays is not None and sha256 != ""
-    terms = _terms(subject, drawn_images, drawn_labels, threat, depth, seed, sha256) if resumed else None
+    terms = None
+    if resumed:
+        terms = _terms(subject, drawn_images, drawn_labels, threat, depth, seed, sha256)
+        terms["transferred"] = None if transferred is None else file_sha256(transferred)
     with _memory_told(), keeping(arrays, terms) as kept:
         examination = Examination(
             subject,
@@ -110,6 +117,7 @@ def verify(
             tell=progress or (lambda text, share: None),
             kept=kept,
             attacked_reference=reference is not None,
+            transferred=transferred,
         )
         findings = examination.run(reference)
         if arrays is not None:

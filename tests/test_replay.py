@@ -186,6 +186,25 @@ def test_what_cannot_be_replayed_is_one_sentence(files, tmp_path):
         )
 
 
+def test_points_made_on_the_parent_are_taken_from_another_file_of_it(files, tmp_path):
+    """In place of a headline on the parent; the verdict is the one that it would have given."""
+    made, before, _ = files
+    model, saved = made.models["model.int8.onnx"], before["model.int8.onnx"]
+    source = tmp_path / "parent.npz"
+    subject = Subject(numpy_of(made.parent), made.parent)
+    verify(subject, saved["images"], saved["labels"], THREAT, level=LEVEL, arrays=source)
+    subject = Subject(numpy_of(model), model, parent=made.parent)
+    said = verify(subject, saved["images"], saved["labels"], THREAT, level=LEVEL, transferred=source)
+    assert said.robust == made.verdicts["model.int8.onnx"].robust
+    rows = {row.name: row for row in said.findings.attacks if row.source == "checkpoint"}
+    assert {"apgd-ce (transferred)", "apgd-t (transferred)", "square (transferred)"} <= set(rows)
+    assert all(row.forwards == row.backwards == 0 for row in rows.values())
+    assert said.findings.checkpoint.robust == made.verdicts["model.int8.onnx"].findings.checkpoint.robust
+    images = saved["images"] + np.float32(0.01)
+    with pytest.raises(InputError, match="transferred between the same images"):
+        verify(subject, images, saved["labels"], THREAT, level=LEVEL, transferred=source)
+
+
 def test_many_points_of_another_file_that_count_are_a_flag(files):
     """What the file's own attacks left, and another file's points take, its own attacks should have found."""
     made, _, _ = files
