@@ -141,23 +141,23 @@ def _run(
         images, labels = images.detach().to(device).clone(), labels.detach().to(device, torch.long, copy=True)
         victim = Counted(model, device).eval()
         began, forwards, backwards = time.perf_counter(), 0, 0
-        logits = torch.cat([_logits(victim, images[part]) for part in _parts(torch.arange(len(images)), batch_size)])
+        logits = _all_logits(victim, images, batch_size)
         _check_classes(labels, logits.shape[1])
         adversarial, robust = images.clone(), logits.argmax(1) == labels
         for position, (name, options) in enumerate(ensemble.items()):
             _seed(seed)
-            planned = plan(name, Setting(victim, threat, logits.shape[1], seed), options)
+            told = _Told(progress, name, position, len(ensemble))
+            planned = plan(name, Setting(victim, threat, logits.shape[1], seed, batch_size, told.part), options)
             if planned.note:
                 logger.warning(planned.note)
             for number, one_round in enumerate(planned.rounds):
-                parts = _parts(robust.nonzero().squeeze(1), batch_size)
+                left = robust.nonzero().squeeze(1)
+                parts = (left,) if planned.whole and len(left) else _parts(left, batch_size)
                 for done, part in enumerate(parts):
-                    if progress is not None:
-                        share = (number + done / len(parts)) / len(planned.rounds)
-                        progress(name, (position + share) / len(ensemble))
+                    told.enter((number + done / len(parts)) / len(planned.rounds), 1 / len(parts) / len(planned.rounds))
                     points = _checked(name, one_round(images[part], labels[part]), images[part], threat)
-                    right = _logits(victim, points).argmax(1) == labels[part]
-                    if number:  # The first round's best try is kept: its target is the likeliest one.
+                    right = _all_logits(victim, points, batch_size).argmax(1) == labels[part]
+                    if number:  # The first round's best try is kept.
                         points = torch.where(right[:, None, None, None], adversarial[part], points)
                     adversarial[part], robust[part] = points, right
             results[name] = AttackResult(
@@ -175,14 +175,33 @@ def _run(
     return results
 
 
+class _Told:
+    """Tells `progress` how far the ensemble is, from how far one of its attacks, and one part of it, is."""
+
+    def __init__(self, progress: Progress | None, name: str, position: int, attacks: int) -> None:
+        self.progress, self.name, self.position, self.attacks = progress, name, position, attacks
+        self.begin, self.share = 0.0, 1.0
+
+    def enter(self, begin: float, share: float) -> None:
+        """A part of the attack begins, which is this share of it."""
+        self.begin, self.share = begin, share
+        self.part(0.0)
+
+    def part(self, done: float) -> None:
+        """So much of the part is done, in [0, 1]."""
+        if self.progress is not None:
+            self.progress(self.name, (self.position + self.begin + self.share * done) / self.attacks)
+
+
 def _parts(index: Tensor, batch_size: int) -> Sequence[Tensor]:
     """Batches of nearly equal size, rather than full ones and a small rest."""
     return index.tensor_split(-(-len(index) // batch_size)) if len(index) else ()
 
 
 @torch.no_grad()
-def _logits(victim: Counted, images: Tensor) -> Tensor:
-    logits = victim(images)
+def _all_logits(victim: Counted, images: Tensor, batch_size: int) -> Tensor:
+    parts = _parts(torch.arange(len(images), device=images.device), batch_size)
+    logits = torch.cat([victim(images[part]) for part in parts])
     if not torch.isfinite(logits).all():
         raise UncheckedError(
             "robustness is of finite logits, this model gives NaN or infinity: nothing is claimed about it"

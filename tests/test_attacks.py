@@ -6,6 +6,7 @@ import platform
 import random
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
+from rcnas_edge import square
 from rcnas_edge.attacks import AttackResult, Counted, Threat, attack, headline, names, pgd
 from rcnas_edge.errors import InputError, UncheckedError
 
 THREAT = Threat.parse("linf:0.02:10")
-OURS = ("fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack")
-QUICK = {"apgd-ce": {"steps": 20}, "apgd-t": {"steps": 20}, "fab-t": {"steps": 10}, "square": {"n_queries": 30}}
+OURS = ("fgsm", "pgd", "cw", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", "autoattack")
+QUICK = {name: {"steps": 20} for name in ("apgd-ce", "apgd-dlr", "apgd-t")}
+QUICK |= {"fab-t": {"steps": 10}, "square": {"n_queries": 30}}
 QUICK["autoattack"] = {"steps": 10, "n_queries": 20}
 
 
@@ -135,7 +138,7 @@ def test_a_threat_that_cannot_be_is_refused_in_a_sentence(text: str, says: str) 
 # Oracles ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "autoattack"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "autoattack"])
 def test_two_class_linear_robustness_is_exact(name: str) -> None:
     model = linear(2)
     images, labels = data_of(model)
@@ -213,7 +216,7 @@ def test_autoattack_as_shipped_takes_ten_steps_and_ours_a_hundred(monkeypatch: p
     assert attack("autoattack", model, images, labels, THREAT, n_queries=20).backwards == 2 * (101 + 9 * 101 + 9 * 100)
     results = headline(model, images, labels, THREAT, square_queries=20)
     assert [results[name].backwards for name in results] == [2 * 101, 2 * 9 * 101, 0]
-    assert results["square"].forwards == 2 * (1 + 20 + 1)
+    assert 2 * (1 + 5 + 1) < results["square"].forwards <= 2 * (1 + 20 + 1)  # what it refused is not asked again
 
 
 def test_nine_classes_are_targeted_and_not_all() -> None:
@@ -226,17 +229,22 @@ def test_nine_classes_are_targeted_and_not_all() -> None:
 
 
 def test_square_keeps_its_schedule_whatever_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, labels = stubborn()
-    seen: list[float] = []
-    original = torchattacks.Square.p_selection
+    seen: list[int] = []
+    original = square._edge
 
-    def watched(self: torchattacks.Square, iteration: int) -> float:
-        seen.append(original(self, iteration))
+    def watched(*inputs: Any) -> int:
+        seen.append(original(*inputs))
         return seen[-1]
 
-    monkeypatch.setattr(torchattacks.Square, "p_selection", watched)
-    attack("square", model, images, labels, THREAT, n_queries=12)
-    assert seen == [0.8] * 11 + [0.4]
+    monkeypatch.setattr(square, "_edge", watched)
+    model = linear(10)
+    images, labels = data_of(model, 2)
+    attack("square", model, images, labels.new_tensor([3, 3]), Threat.parse("linf:0.001:1"), n_queries=60)
+    reference = torchattacks.Square(model, n_queries=60, p_init=0.8, resc_schedule=False)
+    sizes = [max(round((reference.p_selection(query) * 25) ** 0.5), 1) for query in range(60)]
+    assert seen == sizes[: len(seen)]
+    for query in range(10_000):
+        assert original(query / square.SCHEDULE, 0.8, 100, 100) == round((reference.p_selection(query) * 1e4) ** 0.5)
 
 
 def test_step_sizes_follow_the_threat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +385,7 @@ def test_labels_models_names_and_options_that_do_not_fit_are_refused(small: tupl
         attack("pgdd", model, images, labels, THREAT)
     with pytest.raises(InputError, match="got 'PGDL2'"):
         attack("PGDL2", model, images, labels, THREAT)
-    with pytest.raises(InputError, match=r"'square' takes the options loss, n_queries.*got the option 'queries'"):
+    with pytest.raises(InputError, match=r"'square' takes the options give_up, n_queries.*got the option 'queries'"):
         attack("square", model, images, labels, THREAT, queries=3)
     with pytest.raises(InputError, match="'fgsm' takes no options, got the option 'steps'"):
         attack("fgsm", model, images, labels, THREAT, steps=3)
@@ -448,7 +456,7 @@ def test_another_seed_starts_elsewhere(name: str, options: dict[str, float]) -> 
     assert not torch.equal(first.adversarial, other.adversarial)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw", "apgd-ce", "apgd-t", "fab-t"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"])
 def test_the_batch_size_changes_no_flag(name: str) -> None:
     model = linear(10)
     images, labels = data_of(model)
@@ -456,8 +464,9 @@ def test_the_batch_size_changes_no_flag(name: str) -> None:
         attack(name, model, images, labels, THREAT, batch_size=size, **QUICK.get(name, {})) for size in (7, 1000)
     ]
     assert torch.equal(results[0].robust, results[1].robust)
-    assert results[0].backwards == results[1].backwards
-    if name in ("fgsm", "pgd", "cw"):
+    if name != "apgd-t":  # A large batch begins with targets whose images fall to a likelier one.
+        assert results[0].backwards == results[1].backwards
+    if name != "fab-t":
         torch.testing.assert_close(results[0].adversarial, results[1].adversarial, rtol=0, atol=1e-5)
 
 
@@ -504,16 +513,6 @@ def test_failed_tries_are_kept_at_their_best_and_not_at_the_clean_image() -> Non
         for points in (images, attack("apgd-ce", model, images, labels, THREAT).adversarial)
     )
     assert after > before
-
-
-def test_apgd_gives_the_wrong_point_where_it_found_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, labels = stubborn()
-    right = torch.tensor([True, False])
-    found = (images + 0.01, right, None, images - 0.01)
-    monkeypatch.setattr(torchattacks.APGD, "attack_single_run", lambda self, images, labels: found)
-    points = attack("apgd-ce", model, images, labels, THREAT).adversarial
-    torch.testing.assert_close(points[0], images[0] + 0.01)
-    torch.testing.assert_close(points[1], images[1] - 0.01)
 
 
 def test_of_several_targets_the_likeliest_gives_the_best_try() -> None:
