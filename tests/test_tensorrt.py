@@ -33,6 +33,7 @@ from rcnas_edge.outcome import _beside, exit_code
 from rcnas_edge.report import report
 from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
+from rcnas_edge.shipping import Shipping
 
 IMAGE = (1, 8, 8)
 LABELS = facts(labels="0123456789", threat="linf:0.1:5")
@@ -419,7 +420,7 @@ class Stage(SimpleNamespace):
             task=SimpleNamespace(data=data, threat="linf:0.1:5"),
         )
         checkpoint = SimpleNamespace(sha256=weights, build=lambda: (model, None))
-        shipping = SimpleNamespace(fitting=SimpleNamespace(train=lambda: checkpoint))
+        shipping = Shipping(opened, SimpleNamespace(trained_for=lambda precision: checkpoint))
         self.attacked = []
         verifying = SimpleNamespace(
             verify=lambda artefact, again: self.attacked.append(artefact.path.name) or SimpleNamespace(summary=str),
@@ -443,7 +444,7 @@ def test_an_engine_is_built_once_and_again_for_another_network_or_setting_only(t
     first.stage.check()
     first.export()
     before = files(tmp_path)
-    assert sorted(before) == ["also.tensorrt.json", "model.engine", "model.engine.json"]
+    assert sorted(before) == ["also.tensorrt-fp32.json", "model.engine", "model.engine.json"]
     assert first.said == [f"exported model.engine: {(tmp_path / 'artefacts/model.engine').stat().st_size} bytes"]
     assert Stage(tmp_path).export().said == []
     assert files(tmp_path) == before
@@ -561,7 +562,7 @@ def test_a_network_that_cannot_be_built_is_a_sentence_unless_it_was_asked_for(tm
 
     monkeypatch.setattr(ours, "build_engine", refuse)
     stage = Stage(tmp_path).export()
-    assert stage.said == ["tensorrt: no file was written: 'Det' is no operator of TensorRT"]
+    assert stage.said == ["tensorrt-fp32: no file was written: 'Det' is no operator of TensorRT"]
     assert stage.stage.not_checked() == stage.said
     with pytest.raises(InputError, match="Det"):
         Stage(tmp_path, also="tensorrt").export()
