@@ -89,7 +89,7 @@ def load(path: str | Path, *, threads: int = 1) -> Classifier:
         raise InputError(f"a shipped network is a file, {path} is not there: give the .onnx file or its folder")
     serialised = path.read_bytes()
     _check_sidecar(path, serialised)
-    session = _session(serialised, path, threads)
+    session = open_session(serialised, path, threads)
     facts = dict(session.get_modelmeta().custom_metadata_map)
     image, labels = _json_list(facts, "image", path), _json_list(facts, "labels", path)
     if len(image) != 3 or not all(isinstance(size, int) and size > 0 for size in image):
@@ -122,7 +122,8 @@ def _json_list(facts: Mapping[str, str], key: str, path: Path) -> list[Any]:
     return values
 
 
-def _session(serialised: bytes, path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(serialised: bytes, path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A model on ONNX Runtime's CPU; InputError, which names `path`, if it is none that the runtime loads."""
     try:
         import onnxruntime
     except ImportError as error:

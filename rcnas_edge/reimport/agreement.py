@@ -27,8 +27,8 @@ class Agreement:
     """How far logits of a file and of its re-import are apart, on the same images.
 
     `argmax` is how many images get the same class, `within` how many images' logits agree within `tolerance`, `drift`
-    the largest difference. Differences are in units of the largest |logit|, or for a file that rounds (`quantised`) of the
-    logits' range.
+    the largest difference. Differences are in units of the largest |logit|, or for a file that rounds (`quantised`) of
+    the logits' range.
     """
 
     argmax: Rate

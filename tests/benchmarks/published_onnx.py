@@ -1,0 +1,101 @@
+"""ONNX files with published figures: clean accuracy to the digit, and attacks no weaker than the published one.
+
+`resnet_2b` and `resnet_4b` are small CIFAR-10 networks that were trained adversarially at 2/255 (alpha-beta-CROWN; the
+ONNX files are of VNN-COMP 2021). Their batch is fixed at one. They are opened as any file is by `rcnas-edge verify`,
+read back as differentiable networks, and attacked there: APGD-CE with 100 steps, targeted APGD with 9 x 100 and Square.
+Every point is shown to the file itself. A robust accuracy above that of the published multi-targeted PGD would say that
+our attacks are too weak. With fewer than all 10,000 test images the published figures hold only within the interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before any import of torch
+
+import numpy as np
+import torch
+from machine import machine, show
+
+from rcnas_edge.attacks import Threat, headline
+from rcnas_edge.data import load_dataset
+from rcnas_edge.evaluate import Rate
+from rcnas_edge.foreign import Feed, open_file
+from rcnas_edge.threat import set_fast_float
+
+
+@dataclass(frozen=True)
+class Published:
+    """Percent of the 10,000 test images: right on clean ones, and under multi-targeted PGD at 2/255."""
+
+    clean: float
+    robust: float
+
+
+NETWORKS = {"resnet_2b": Published(69.25, 54.82), "resnet_4b": Published(77.20, 61.41)}
+FEED = Feed(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with cifar-10-batches-py and models/*.onnx")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--images", type=int, default=10_000, help="test images that are attacked, the first ones")
+    parser.add_argument("--square-queries", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    set_fast_float()
+    print(machine())
+    print(
+        f"attacked: the first {asked.images} test images, seed {asked.seed}, {asked.square_queries} queries of Square"
+    )
+    rows = [row for name in asked.networks for row in measured(name, asked)]
+    columns = ("network", "what", "n", "ours, %", "95 % interval", "published, %", "seconds")
+    show("published and measured", columns, rows)
+
+
+def measured(name: str, asked: argparse.Namespace) -> list[tuple[str, ...]]:
+    """Rows of one network: clean on all test images, then what each attack leaves."""
+    data, published = load_dataset("cifar10", root=asked.data), NETWORKS[name]
+    path = asked.data / "models" / f"{name}.onnx"
+    opened = open_file(path, FEED, image=data.image, classes=data.classes, data=data.name)
+    twin, images, labels = opened.twin(), data.test.floats(), data.test.labels
+    fault = opened.agreement(twin, images[:256]).fault
+    if fault:
+        raise SystemExit(fault)
+    began = time.perf_counter()
+    clean = opened.predict(images).argmax(1) == labels
+    rows = [row(name, "clean", clean, published.clean, time.perf_counter() - began)]
+    some = slice(0, asked.images)
+    found = headline(
+        twin,
+        torch.from_numpy(images[some]),
+        torch.from_numpy(labels[some]),
+        Threat.parse("linf:2/255:20"),
+        seed=asked.seed,
+        square_queries=asked.square_queries,
+    )
+    robust = clean[some].copy()
+    for attack, result in found.items():
+        points = result.adversarial.numpy()
+        if not (np.abs(points - images[some]).max() <= 2 / 255 + 1e-6 and points.min() >= 0 and points.max() <= 1):
+            raise SystemExit(f"points of {attack} are outside the ball or the box")
+        robust &= opened.predict(points).argmax(1) == labels[some]
+        rows.append(row(name, attack, robust, published.robust, result.seconds))
+        print(f"{name}: {rows[-1]}", flush=True)
+    return rows
+
+
+def row(name: str, what: str, flags: np.ndarray, published: float, seconds: float) -> tuple[str, ...]:
+    """One line of the table."""
+    rate = Rate.of(flags)
+    interval = f"[{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+    return name, what, f"{rate.total}", f"{100 * rate.value:.2f}", interval, f"{published:.2f}", f"{seconds:.0f}"
+
+
+if __name__ == "__main__":
+    main()
