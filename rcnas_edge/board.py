@@ -760,7 +760,7 @@ def _run(asked: argparse.Namespace) -> int:
         "results": KIT,
         "kit": {"digest": kit.digest, "made_by": kit.manifest["made_by"], "cover": kit.manifest["cover"]},
         "runtime": name,
-        "machine": machine(runtime.version),
+        "machine": machine(runtime.version) | ({} if asked.runtime == "onnxruntime" else {"gpu": runtime.provider}),
         "pairs": {},
         "networks": {},
         "threads": {},

@@ -199,7 +199,7 @@ def _whole(name: str, value: object) -> Whole:
     return Whole(found["role"], found["image"], float(found["megabytes"]), kernels)
 
 
-MACHINE = ("cpu", "features", "runtime", "board", "cores", "system", "python", "numpy")
+MACHINE = ("cpu", "features", "runtime", "board", "gpu", "cores", "system", "python", "numpy")
 SEEN = ("load", "clocks_mhz", "temperature_c", "governor", "throttle_count", "throttled")
 STATE = ("pace_ms", "references_ms", "pairs", "networks", "failed", "seconds", "seen", "when", "stable")
 

@@ -346,7 +346,7 @@ class Measurement:
             **self.facts(),
             "threads": self.target.threads,
             "rows": self.begun + len(self.new),
-            "passes": max(map(len, self.samples.values()), default=self.begun_passes),
+            "passes": self.timer.passes * max(map(len, self.samples.values()), default=0) or self.begun_passes,
             "reference_ms": self.timer.pace,
             "reference_spread": round(spread, 4),
             "stable": spread <= STEADY,

@@ -63,12 +63,13 @@ def profile_of(results: Results, name: str, where: str = "results") -> Profile:
     settings = [setting for setting in results.settings if setting.kernels]
     if not settings:
         raise InputError(f"a profile is made of timed kernels, {where} has none: let measure.py run longer")
+    device = str(results.machine.get("gpu") or results.machine["cpu"])
     profile = Profile(
         name,
-        results.machine["cpu"],
+        device,
         results.runtime,
         threads=tuple(sorted(setting.threads for setting in settings)),
-        description=f"{results.machine.get('board') or results.machine['cpu']}, by a kit of {results.kit['made_by']}",
+        description=f"{results.machine.get('board') or device}, by a kit of {results.kit['made_by']}",
     )
     with tempfile.TemporaryDirectory() as folder:
         for setting in settings:
@@ -113,7 +114,7 @@ def facts(results: Results, setting: Setting) -> Mapping[str, Any]:
     load = seen.pop("load", None)
     governor = f", governor {seen.pop('governor')}" if "governor" in seen else ""
     return {
-        "source": machine.get("board") or machine["cpu"],
+        "source": machine.get("gpu") or machine.get("board") or machine["cpu"],
         "when": setting.when,
         **machine,
         "clocks": f"{clocks[0]:.0f} to {clocks[1]:.0f} MHz{governor}" if isinstance(clocks, list) else UNKNOWN,

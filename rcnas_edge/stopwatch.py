@@ -31,6 +31,10 @@ class KernelTimer(Protocol):
     def spread(self) -> float:
         """Coefficient of variation of the reference kernel so far."""
 
+    @property
+    def passes(self) -> int:
+        """Timings that an answer is the median of."""
+
     def difference(self, kernel: Kernel, copies: int) -> float:
         """ms that a specimen of so many copies of a kernel takes more than one of a single copy."""
 
@@ -46,6 +50,8 @@ class Stopwatch:
     """This machine, with so many threads, in fp32 or int8. `pace` is the reference kernel's of an earlier measurement,
     in ms; it is in fp32 always.
     """
+
+    passes = 1
 
     def __init__(self, threads: int, *, precision: str = "fp32", pace: float | None = None) -> None:
         self.threads, self.precision = threads, precision

@@ -172,6 +172,8 @@ def test_further_passes_are_kept_and_their_median_counts(kit: Path, tmp_path: Pa
     out.write_text(json.dumps(content))
     assert read_results(out).settings[0].parts == pytest.approx(before.parts)
     assert before.passes == 3
+    assert {len(times) for times in content["threads"]["1"]["networks"].values()} == {3}
+    assert profile_of(read_results(out), "known").provenance[-1]["passes"] == 3
 
 
 def test_a_budget_that_is_spent_leaves_the_rest(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,7 +288,7 @@ class Known:
 
     def __init__(self, runtime: str, wrong: float = 1.0) -> None:
         self.runtime, self.wrong = runtime, wrong
-        self.pace, self.spread, self.timed = 1.0, 0.0, Counter()
+        self.pace, self.spread, self.passes, self.timed = 1.0, 0.0, 1, Counter()
 
     @staticmethod
     def ms(kernel) -> float:

@@ -87,7 +87,7 @@ def test_a_table_that_a_killed_call_began_on_an_unsteady_machine_stays_unsteady(
     entry |= {"threads": 1, "clocks": "unknown", "load": 0.0, "reference_ms": 1.0}
     row = Row("fp32", 1, Key(*kernel[:7]), 8, 8, 0.001)
     begun = Profile("host", "known", runtime, rows=(row,), provenance=(entry,))
-    timer = SimpleNamespace(spread=0.01, pace=1.0)
+    timer = SimpleNamespace(spread=0.01, pace=1.0, passes=1)
     resumed = Measurement(begun, tmp_path / "host.toml", Target("host"), timer, lambda label, share: None)
     resumed.save(complete=True, size="8x8")
     (told,) = resumed.profile.provenance
