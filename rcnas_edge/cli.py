@@ -246,15 +246,52 @@ def export(out: Path, **flags: Any) -> int:
     return 0
 
 
+FEED = options(
+    click.option("--layout", help="Order of the axes that a MODEL takes: nchw or nhwc; default by its input."),
+    click.option("--input-range", help="Pixels as a MODEL takes them: 0,1 (default), 0,255 or -1,1."),
+    click.option("--mean", help="Subtracted from pixels in [0, 1] before the MODEL, as 0.49,0.48,0.45; default none."),
+    click.option("--std", help="What they are divided by then, as 0.25,0.24,0.26; default none."),
+)
+COMPARED = options(
+    click.option("--reference", help="A network to lose against: an ONNX file, or what --teacher takes."),
+    click.option(
+        "--parent", help="The network that the MODEL was made of, likewise: transfer, differential evasion, its loss."
+    ),
+    click.option("--white-box/--no-white-box", default=None, help="Attack by gradients of the re-import; default yes."),
+)
+
+
 @cli.command()
-@OUT
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; with a MODEL, of its verdict.")
+@DATA
+@ATTACK
 @VERIFY
-@click.option("--device", help="auto, cpu or cuda.")
-def verify(out: Path, **flags: Any) -> int:
-    """Verify only: attack the artefact of a run; exit code 4 if a gate fails, 5 if it is inconclusive."""
+@FEED
+@COMPARED
+@COMMON
+def verify(model: Path | None, out: Path | None, **flags: Any) -> int:
+    """Verify only: attack the artefact of a run, or any ONNX classifier MODEL, on test images.
+
+    Exit code 4 if a gate fails or it is not robust, 5 if it is inconclusive. A run has its data and attack from its
+    task; of a MODEL, --out gets verdict.json, verdict.npz and verdict.html.
+    """
+    if model is not None:
+        from rcnas_edge.foreign_verdict import FileSetting, verify_file
+
+        verdict = verify_file(model, FileSetting(**_given(flags)), out, TerminalConsole())
+        click.echo(verdict.summary())
+        return verdict.exit_code
+    if out is None:
+        raise click.UsageError("name an ONNX file, or the folder of a run with --out")
+    of_runs = ("level", "min_robust", "max_robust_drop", "device")
+    for name, value in flags.items():
+        if name not in of_runs and value is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for an ONNX file: a run has its own, leave it out")
     from rcnas_edge.outcome import exit_code
 
-    verdict, others = _continue(out, flags, lambda pipeline: (pipeline.verify(), pipeline.beside.verdicts()))
+    asked = {name: flags[name] for name in of_runs}
+    verdict, others = _continue(out, asked, lambda pipeline: (pipeline.verify(), pipeline.beside.verdicts()))
     click.echo(verdict.summary())
     return exit_code([verdict, *others], met=True)
 

@@ -153,9 +153,8 @@ def open_file(path: Path, feed: Feed, *, image: Shape, classes: int, data: str, 
     run = _Session(session, feed, layout, image[0], batch, path.name)
     _check_output(run.predict(np.zeros((2, *image), dtype=np.float32)), classes, data, path.name)
     if batch is not None:
-        told += (
-            f"{path.name} takes batches of {batch} only: it is given so many images at once, the last ones repeated",
-        )
+        filled = "" if batch == 1 else ", the last batch filled up with its last image"
+        told += (f"{path.name} takes batches of {batch} only: images are given {batch} at a time{filled}",)
     return OnnxFile(
         path=path,
         sha256=hashlib.sha256(serialised).hexdigest(),

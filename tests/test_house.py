@@ -130,6 +130,8 @@ ROOMS = {
             "covering",
             "fitting",
             "flags",
+            "foreign",
+            "foreign_verdict",
             "here",
             "job",
             "measuring",
