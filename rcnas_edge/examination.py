@@ -250,7 +250,8 @@ class Examination:
                 for name, key in saved.made_on(CHECKPOINT, REIMPORT).items():
                     shown.show(f"{name} (transferred)", CHECKPOINT, saved.copied(key))
         if shown.twin is not None:
-            self._raise(masking.transfer_flag(white_box, shown.alone(CHECKPOINT)))
+            quantised = self.subject.quantised
+            self._raise(masking.transfer_flag(white_box, shown.alone(CHECKPOINT), quantised=quantised))
 
     def _reference(self, known: Flags | None) -> Flags | None:
         """The reference's flags; what fools it is shown to the artefact too."""

@@ -419,6 +419,24 @@ def test_a_flag_needs_three_images_and_a_fifth_of_a_point(more, n, raised):
     assert masking.beaten_flag("FGSM", "PGD", more, n, least=0.05) is None
 
 
+def test_transfer_that_does_better_is_a_sign_where_chance_and_a_staircase_do_not_explain_it():
+    """By hand: exact McNemar of 6 to 0 is 2 / 64 = 0.03, of 5 to 0 is 0.06."""
+
+    def flag(only_white_box: int, only_transfer: int, quantised: bool = False) -> str | None:
+        white_box = np.repeat([True, False, True], (only_white_box, only_transfer, 100))
+        transfer = np.repeat([False, True, True], (only_white_box, only_transfer, 100))
+        return masking.transfer_flag(white_box, transfer, quantised=quantised)
+
+    assert flag(5, 0) is None
+    assert "transfer from the checkpoint beats white-box by 6 of 106 images" in flag(6, 0)
+    assert flag(0, 6) is None
+    assert flag(12, 9) is None
+    white_box, transfer = np.ones(1000, dtype=bool), np.arange(1000) >= 20
+    assert masking.transfer_flag(white_box, transfer) is not None
+    assert masking.transfer_flag(white_box, transfer, quantised=True) is None
+    assert masking.transfer_flag(white_box, np.arange(1000) >= 31, quantised=True) is not None
+
+
 def test_a_network_that_never_errs_in_a_huge_ball_is_flagged(case):
     model, images, labels = case
 
