@@ -129,8 +129,8 @@ def transfer_flag(white_box: np.ndarray, transfer: np.ndarray, *, quantised: boo
     The two are nearly the same function, so each finds a few that the other does not; only a difference that chance
     does not explain (exact McNemar, 5 %) is a sign. The parent of a `quantised` file is the smooth stand-in through
     which Athalye et al. attack such a staircase (BPDA, section 4.1), and may do a little better than the twin: by 4 of
-    200 images on the int8 form of the README's digits student, whose twin gave the very same logits (linf:0.15:10, level
-    smoke, seed 0, ONNX Runtime on an x86-64 CPU). There only a difference above CONTINUED is a sign.
+    200 images on the int8 form (u8s8) of a WRN student for digits, whose twin gave the very same logits (linf:0.15:10,
+    level smoke, seed 0, ONNX Runtime on an x86-64 CPU). There only a difference above CONTINUED is a sign.
     """
     more, least = int(white_box.sum()) - int(transfer.sum()), CONTINUED if quantised else BEATEN
     flag = beaten_flag("transfer from the checkpoint", "white-box", more, len(white_box), least=least)
