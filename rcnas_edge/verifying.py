@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, wr
 from rcnas_edge.opened import Opened
 from rcnas_edge.reimport import reimport
 from rcnas_edge.replay import cross_replay
+from rcnas_edge.run import Run
 from rcnas_edge.shipping import Shipping
 from rcnas_edge.verify import Gates, Subject, Verdict, verify
 
@@ -54,6 +56,13 @@ class Verifying:
         device = self.opened.task.device
         return Subject(predict, twin.to(device), parent=checkpoint, naive=naive.to(device))
 
+    def _points_of_checkpoint(self, artefact: Artefact) -> Path | None:
+        """Points that were made on the checkpoint for the file in fp32, where that is the artefact and was attacked."""
+        own = self.shipping.export()
+        if artefact.precision == "fp32" or own.precision != "fp32" or self.known_verdict(own) is None:
+            return None
+        return arrays_of(self.run, own)
+
     def cross_replay(self, artefacts: Sequence[Artefact]) -> None:
         """Show every file the images that were found for the others: each verdict is of the worst of them all."""
         names = {artefact: verdict_name(artefact) for artefact in artefacts}
@@ -64,10 +73,10 @@ class Verifying:
             replayed = {file: other.sha256 for file, other in others.items()}
             if known is None or not others or known.get("replayed") == replayed:
                 continue
-            arrays = {file: self.run / names[other].replace(".json", ".npz") for file, other in others.items()}
+            arrays = {file: arrays_of(self.run, other) for file, other in others.items()}
             verdict = cross_replay(
                 Verdict.from_dict(known["verdict"]),
-                self.run / name.replace(".json", ".npz"),
+                arrays_of(self.run, artefact),
                 exporter(artefact.format).predict(artefact, threads=torch.get_num_threads()),
                 arrays,
             )
@@ -103,7 +112,8 @@ class Verifying:
                 seed=self.setting.seed,
                 name=artefact.path.name,
                 sha256=artefact.sha256,
-                arrays=self.run / name.replace(".json", ".npz"),
+                arrays=arrays_of(self.run, artefact),
+                transferred=self._points_of_checkpoint(artefact),
                 reference_right=reference,
                 progress=lambda text, share: advance(share, text),
             )
@@ -134,6 +144,11 @@ class Verifying:
             flags = attacked_flags(model, images, labels, task.threat, level=level, advance=advance)
         write_flags(self.run.shared / "teacher" / FLAGS, depends, *flags)
         return flags
+
+
+def arrays_of(run: Run, artefact: Artefact) -> Path:
+    """The arrays beside the verdict on an artefact."""
+    return run / verdict_name(artefact).replace(".json", ".npz")
 
 
 def verdict_name(artefact: Artefact) -> str:
