@@ -1,10 +1,10 @@
-"""Attacks: one repaired wrapper around torchattacks, and the headline number made of three of its attacks.
+"""Attacks: one door to ours and to torchattacks' repaired ones, and the headline number made of three of them.
 
 The headline and `autoattack` follow Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble
 of diverse parameter-free attacks" (ICML 2020, arXiv 2003.01690). What torchattacks 3.5 leaves open is settled here,
-once:
+once, for every attack:
 
-* attack after attack and round after round works on the survivors of the former, in batches of nearly equal size;
+* attack after attack and round after round works on the survivors of the former;
 * random states (torch, CUDA, numpy, random), each module's train or eval flag, each parameter's requires_grad and
   memory layout, and the float32 precision are as they were afterwards, also after an exception;
 * images are float32 in [0, 1]; adversarial images are finite, in the ball and in the box, or nothing is claimed; and
@@ -80,9 +80,9 @@ def attack(
     """Attack the images that the model classifies right, by the attack of that name.
 
     images (N, C, H, W) are float32 in [0, 1], labels (N,) classes; `batch_size` is in images. Names are fgsm, pgd, cw
-    (PGD on the margin loss, as the literature reports CW under L-infinity), apgd-ce, apgd-t, fab-t, square, autoattack
-    (the worst case of the last four) and any class of torchattacks; options are those of the attack, such as
-    `n_queries` of square. fgsm, pgd and cw show a training signal; publish `headline`.
+    (PGD on the margin loss, as the literature reports CW under L-infinity), apgd-ce, apgd-dlr, apgd-t, fab-t, square,
+    autoattack (the worst case of apgd-ce and the last three) and any class of torchattacks; options are those of the
+    attack, such as `n_queries` of square. fgsm, pgd and cw show a training signal; publish `headline`.
     """
     results = _run(stages(name, options), model, images, labels, threat, seed=seed, batch_size=batch_size)
     last = list(results.values())[-1]
@@ -113,8 +113,8 @@ def headline(
     images (N, C, H, W) are float32 in [0, 1], labels (N,). Each attack works on the survivors of the former, and its
     result is of all N images: `robust` of "square" is the worst case per example over all three. This is
     AutoAttack without FAB, which found nothing more where we compared the two; `autoattack` has all four. With fewer
-    than 4 classes APGD-T climbs the margin in place of the DLR loss, and its `note` says so. `progress` is told
-    (attack, share done).
+    than 4 classes APGD-T climbs the margin in place of the DLR loss, and its `note` says so. Square gives up what goes
+    nowhere (`rcnas_edge.square.HOPE`). `progress` is told (attack, share done).
     """
     three = {"apgd-ce": {"steps": steps}, "apgd-t": {"steps": steps}, "square": {"n_queries": square_queries}}
     return _run(three, model, images, labels, threat, seed=seed, batch_size=batch_size, progress=progress)

@@ -32,7 +32,9 @@ HOPE = {1000: 0.5, 2000: 0.75}
 """After so many queries, the share of its way to zero that a margin has come, or is given up: windows only get smaller.
 
 Of 438 images of the shipped teachers (digits at epsilon 0.1 and 0.2, CIFAR-10 at 8/255; seed 0) 29 fell after more than
-1000 of 5000 queries: none had come less than 0.79 of its way by then, nor less than 0.93 by 2000."""
+1000 of 5000 queries: none had come less than 0.79 of its way by then, nor less than 0.93 by 2000. In 20 pairs of runs
+on 500 images (two small networks, one adversarially trained, also with inputs and with logits rounded; epsilon 0.02 to
+0.25, seeds 0 and 1) the search that gives up left not one image more than the one that does not."""
 
 DROPS = 10
 """How often a margin has dropped before it may be given up: one that stands on a stair may fall off it at any time."""
