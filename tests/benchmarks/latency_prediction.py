@@ -2,8 +2,9 @@
 
 The table of the family's space is measured as `rcnas-edge profile measure` does. Then random networks of the space that
 the calibration has not seen are timed end to end, in several visits, each in a session of its own and in turns with a
-reference kernel; the median of the visits is the truth. The other predictors are fitted to as many whole networks as
-the table's calibration: a time per MAC, and a roofline (per kernel the larger of a time per MAC and a time per byte).
+reference kernel, at the pace that this had for the table; the median of the visits is the truth. The other predictors
+are fitted to as many whole networks as the table's calibration: a time per MAC, and a roofline (per kernel the larger
+of a time per MAC and a time per byte).
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def main() -> None:
         architecture = Architecture(tuple(generator.randrange(len(gene.options)) for gene in space.genes))
         drawn[space.deployed(architecture)] = space.layers(architecture)
     networks = list(drawn.values())
-    watch = Stopwatch(asked.threads, precision=asked.precision)
+    pace = next(entry["reference_ms"] for entry in profile.provenance if entry.get("setting") == target.setting)
+    watch = Stopwatch(asked.threads, precision=asked.precision, pace=pace)
     visits = np.array([[watch.network(layers) for layers in networks] for _ in range(asked.visits)])
     truth = np.median(visits, axis=0)
     apart = np.abs(visits / truth - 1)
