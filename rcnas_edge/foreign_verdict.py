@@ -15,7 +15,8 @@ from rcnas_edge.checkpoint import write_json, write_whole
 from rcnas_edge.console import Console
 from rcnas_edge.data import Dataset, load_dataset
 from rcnas_edge.errors import InputError
-from rcnas_edge.foreign import Feed, OnnxFile, open_file
+from rcnas_edge.feed import Feed
+from rcnas_edge.foreign import OnnxFile, open_file
 from rcnas_edge.outcome import versions
 from rcnas_edge.report_html import document
 from rcnas_edge.report_markup import element

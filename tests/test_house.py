@@ -129,6 +129,7 @@ ROOMS = {
             "console",
             "covering",
             "fitting",
+            "feed",
             "flags",
             "foreign",
             "foreign_verdict",

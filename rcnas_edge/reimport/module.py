@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -148,19 +149,16 @@ class Reimported(nn.Module):
                 step.run(values)
 
 
-class _told:
+@contextmanager
+def _told(node: Node, name: str) -> Iterator[None]:
     """Whatever a node raises becomes one sentence that names it."""
-
-    def __init__(self, node: Node, name: str) -> None:
-        self.node, self.name = node, name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if error is not None and isinstance(error, Exception) and not isinstance(error, InputError):
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise InputError(f"{self.name} cannot be attacked white-box: {self.node}: {reason[:200]}") from error
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # torch raises many types for shapes that do not fit
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"{name} cannot be attacked white-box: {node}: {reason[:200]}") from error
 
 
 def reimport(model: bytes | Path | onnx.ModelProto, *, straight_through: bool = True, name: str = "") -> Reimported:

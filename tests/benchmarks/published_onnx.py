@@ -24,7 +24,8 @@ from machine import machine, show
 from rcnas_edge.attacks import Threat, headline
 from rcnas_edge.data import load_dataset
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.foreign import Feed, open_file
+from rcnas_edge.feed import Feed
+from rcnas_edge.foreign import open_file
 from rcnas_edge.threat import set_fast_float
 
 
