@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from kit_doubles import KnownBoard, measured, small_kit
@@ -39,6 +40,12 @@ MODEL = {
 }
 NUMBERS = ("p50_ms", "p95_ms", "runs", "threads", "low_ms", "high_ms", "within", "between")
 NUMBERS += ("sessions", "seconds", "reference_ms", "load")
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> None:
+    """hypothesis draws them; attacks in this process have told the processor to take them for 0."""
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")

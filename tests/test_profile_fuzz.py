@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,12 @@ SEEDED = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> None:
+    """hypothesis draws them; attacks in this process have told the processor to take them for 0."""
+    torch.set_flush_denormal(False)
 
 
 def literal(value: Any) -> str:
