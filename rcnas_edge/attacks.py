@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rcnas_edge.adversaries import Counted, Setting, names, plan, stages
 from rcnas_edge.errors import InputError, UncheckedError
-from rcnas_edge.threat import Threat, frozen, pgd, set_fast_float
+from rcnas_edge.threat import Threat, frozen, full_precision, pgd, set_fast_float
 
 __all__ = ["AttackResult", "Counted", "Threat", "attack", "headline", "names", "pgd", "set_fast_float"]
 
@@ -272,7 +272,7 @@ def _guarded(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(frozen(model))
-        stack.enter_context(_full_precision() if device.type == "cuda" else _channels_last(model))
+        stack.enter_context(full_precision() if device.type == "cuda" else _channels_last(model))
         try:
             model.eval()
             yield
@@ -304,17 +304,3 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, data in weights:
             parameter.data = data
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32: a GPU would round the inputs of its convolutions to 10 bits of mantissa, and calls that float32."""
-    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value

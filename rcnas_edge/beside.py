@@ -27,12 +27,7 @@ from rcnas_edge.setting import AUTO, NONE
 from rcnas_edge.shipping import Shipping
 from rcnas_edge.timing import Runner, time_runs
 from rcnas_edge.verify import Verdict
-from rcnas_edge.verifying import Verifying
-
-HALF = (
-    "a CPU computes fp16 in fp32, so neither its answers nor its time here are those of a device with fp16 arithmetic"
-)
-"""Why an ONNX file in fp16 is not checked here."""
+from rcnas_edge.verifying import HALF, Verifying
 
 
 class Wanted(NamedTuple):
@@ -126,6 +121,10 @@ class Beside:
     def verify(self, *, again: bool = False) -> None:
         """Attack each file that can run here; of the others it is said why not."""
         self.export()
+        for wanted in self.wanted if again else ():
+            known = self._record(wanted)
+            if known is not None and "artefact" in known and self._path(known).is_file():
+                self.verifying.drop_other(read_artefact(self._path(known)))
         for made in self.made():
             reason = made.unchecked
             if reason is None:
@@ -172,7 +171,8 @@ class Beside:
         return [
             *(_not_written(wanted, known["refused"]) for wanted, known in records if known and "refused" in known),
             *(
-                f"{made.artefact.path.name}: not checked: {made.unchecked} (it was built, neither timed nor attacked)"
+                f"{made.artefact.path.name}: not checked: {made.unchecked} (it was built, "
+                f"{'timed, not' if made.timing else 'neither timed nor'} attacked)"
                 for made in self.made()
                 if made.unchecked is not None
             ),
@@ -239,6 +239,8 @@ class Beside:
         known = self._record(wanted)
         assert known is not None, "it was written"
         if known["timing"] is not None:
+            if known["unchecked"] is not None:  # an attack that failed is tried again
+                self._keep(wanted, known["depends"], {**known, "unchecked": None})
             return
         try:
             timing = self._timed(wanted, read_artefact(self._path(known)), known)

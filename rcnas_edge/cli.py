@@ -76,7 +76,9 @@ BUDGETS = options(
     click.option("--precision", help="Of the files: fp32 (default), fp16, int8, or several, as fp32,int8."),
     click.option("--target-precision", help="The one that budgets and gates are about; default the first."),
     click.option(
-        "--threads", type=int, help="Threads of the runtime on the device; default 1. For one device NAME/fp32/THREADS."
+        "--threads",
+        type=int,
+        help="Threads of the runtime; default 1. For one device NAME/PRECISION/THREADS.",
     ),
     click.option(
         "--max-latency", multiple=True, help="2ms, 500us or 60% of the teacher; for one device NAME=2ms, several times."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rcnas_edge.attacks import AttackResult, Counted, Threat
 from rcnas_edge.masking import evaluating
-from rcnas_edge.threat import frozen
+from rcnas_edge.threat import frozen, full_precision
 
 Direction = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 """Points (n, C, H, W), logits (n, classes) of the parent and of the twin, labels (n,), size of the step: where to."""
@@ -44,7 +44,7 @@ def evade(
     counted = Counted(twin, home), Counted(parent, home)
     found, left = images.clone(), torch.ones(len(images), dtype=torch.bool, device=home)
     ball = threat.with_steps(steps)
-    with evaluating(twin), evaluating(parent), frozen(twin), frozen(parent), torch.enable_grad():
+    with evaluating(twin), evaluating(parent), frozen(twin), frozen(parent), full_precision(), torch.enable_grad():
         for direction, shrinking in ((_wider_gap, False), (_across_the_border, True)):
             for part in left.nonzero().squeeze(1).split(batch_size):
                 points, still = _ascend(*counted, images[part], labels[part], ball, direction, shrinking)

@@ -165,8 +165,9 @@ class Examination:
         """FGSM, PGD and the headline on the twin; where it has no gradient at all they would be blind."""
         self.tell.stage("white-box")
         zero = np.concatenate([self._zero_gradients(twin.attacked, part) for part in pieces(self.all, self.images)])
-        self._raise(masking.zero_gradient_flag(zero))
         self.blind = bool(zero.all())
+        blind = f"zero gradients: none of {len(zero)} images has a gradient, so attacks by gradients are blind"
+        self._raise(masking.zero_gradient_flag(zero) or (blind if self.blind else None))
         if self.blind:
             return
         left = {}

@@ -62,6 +62,8 @@ def verify_file(model: Path, setting: FileSetting, out: Path | None, console: Co
     """
     if setting.level not in LEVELS:
         raise InputError(f"--level is one of {', '.join(LEVELS)}, got {setting.level!r}")
+    if not 0 <= setting.seed < 2**31:
+        raise InputError(f"--seed is between 0 and 2147483647, got {setting.seed}")
     set_fast_float()
     gates = Gates(setting.min_robust, setting.max_robust_drop)
     feed = Feed.parse(layout=setting.layout, input_range=setting.input_range, mean=setting.mean, std=setting.std)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rcnas_edge.attacks import Threat, attack
 from rcnas_edge.evaluate import Rate, mcnemar
 from rcnas_edge.export import TOLERANCE, relative_drift
-from rcnas_edge.threat import frozen
+from rcnas_edge.threat import frozen, full_precision
 
 LEAST_IMAGES = 3
 BEATEN = 0.002
@@ -62,7 +62,7 @@ def zero_gradients(model: nn.Module, images: Tensor, labels: Tensor, *, batch_si
     The margin, not the cross-entropy: a saturated softmax has gradients of zero that say nothing of the network.
     """
     found = []
-    with evaluating(model), frozen(model), torch.enable_grad():
+    with evaluating(model), frozen(model), full_precision(), torch.enable_grad():
         for part, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             points = part.detach().clone().requires_grad_(True)
             logits = model(points)

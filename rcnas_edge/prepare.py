@@ -89,7 +89,8 @@ def check_profile(target: Target, run: Run) -> Profile:
             "let it inform beside another --target-precision"
         )
     if not profile.on_first_use and not profile.covers(target):
-        ask = f"--profile {target.profile}/{profile.settings[0]}, or " if profile.settings else ""
+        fitting = [setting for setting in profile.settings if setting.startswith(f"{target.precision}/")]
+        ask = f"--profile {target.profile}/{fitting[0]}, or " if fitting else ""
         raise InputError(
             f"a latency comes from rows or rates, the profile {profile.name!r} has those of "
             f"{', '.join(profile.settings) or 'nothing'} and none for {target.setting}: take {ask}--profile host, or "

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from rcnas_edge.errors import InputError
 from rcnas_edge.quiet import quiet
@@ -56,7 +56,7 @@ def int8_model(model: bytes, batches: Iterable[np.ndarray], *, scheme: Scheme = 
             f"a model that is quantised has layers ({', '.join(LAYERS)}) with weights of their own, this one has none"
         )
     if scheme == "u8s8":
-        _convolve_batchnorms(graph)
+        _convolve_batchnorms(proto)
     head = _head(graph)
     quantised = _quantised(proto, _checked(graph, batches), scheme, exclude=head[1:])
     _free_output(quantised.graph, head[0])
@@ -130,15 +130,18 @@ def _checked(graph: onnx.GraphProto, batches: Iterable[np.ndarray]) -> list[dict
     return found
 
 
-def _convolve_batchnorms(graph: onnx.GraphProto) -> None:
-    """Write every batch normalisation as a convolution 1x1 with one filter per channel: y = k x + (bias - k mean).
+def _convolve_batchnorms(proto: onnx.ModelProto) -> None:
+    """Write every batch normalisation of images as a convolution 1x1 with one filter per channel.
 
-    With k = weight / sqrt(variance + epsilon). Each filter has one weight and a scale of its own, so int8 holds it
-    exactly; and ONNX Runtime need not transpose an image to normalise it in float32, and back.
+    It is y = k x + (bias - k mean) with k = weight / sqrt(variance + epsilon). Each filter has one weight and a scale
+    of its own, so int8 holds it exactly; and ONNX Runtime need not go to float32 and back for it.
     """
-    constants = _constants(graph)
+    graph = proto.graph
+    constants, vectors = _constants(graph), _vectors(proto)
     for index, node in enumerate(graph.node):
         if node.op_type != "BatchNormalization" or any(name not in constants for name in node.input[1:5]):
+            continue
+        if node.input[0] in vectors:
             continue
         weight, bias, mean, variance = (constants[name].astype(np.float64) for name in node.input[1:5])
         epsilon = next((entry.f for entry in node.attribute if entry.name == "epsilon"), 1e-5)
@@ -160,6 +163,13 @@ def _convolve_batchnorms(graph: onnx.GraphProto) -> None:
             )
         )
     _drop_unread(graph)
+
+
+def _vectors(proto: onnx.ModelProto) -> set[str]:
+    """The tensors that are known to be no images (N, C, H, W)."""
+    known = shape_inference.infer_shapes(proto).graph
+    values = (*known.input, *known.value_info, *known.output)
+    return {value.name for value in values if len(value.type.tensor_type.shape.dim) not in (0, 4)}
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

@@ -179,3 +179,20 @@ def set_fast_float() -> bool:
         logger.warning("torch's worker threads started before set_fast_float and do not flush denormals: call it first")
         return False
     return True
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32: a GPU would round the inputs of its convolutions to 10 bits of mantissa, and calls that float32."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value

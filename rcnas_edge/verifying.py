@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rcnas_edge.errors import UncheckedError
 from rcnas_edge.export import Artefact, exporter
 from rcnas_edge.flags import FLAGS, attacked_flags, flags_depend, read_flags, write_flags
 from rcnas_edge.opened import Opened
@@ -18,6 +19,11 @@ from rcnas_edge.replay import cross_replay
 from rcnas_edge.run import Run
 from rcnas_edge.shipping import Shipping
 from rcnas_edge.verify import Gates, Subject, Verdict, verify
+
+HALF = (
+    "a CPU computes fp16 in fp32, so neither its answers nor its time here are those of a device with fp16 arithmetic"
+)
+"""Why an ONNX file in fp16 is not checked here."""
 
 
 class Verifying:
@@ -47,6 +53,8 @@ class Verifying:
 
         A file of a format that cannot be read back has no twin, and is attacked by what fools the checkpoint.
         """
+        if artefact.precision == "fp16" and artefact.path.suffix == ".onnx":
+            raise UncheckedError(HALF)
         predict = exporter(artefact.format).predict(artefact, threads=torch.get_num_threads())
         if artefact.precision == "fp32":
             return Subject(predict, checkpoint)
@@ -91,7 +99,7 @@ class Verifying:
         artefact = artefact or self.shipping.export()
         name, depends = verdict_name(artefact), self.depends(artefact)
         if again:
-            self.run.drop_if_other(name, depends)
+            self.drop_other(artefact)
         done = self.run.done(name, depends)
         if done is not None:
             return Verdict.from_dict(done["verdict"])
@@ -119,6 +127,10 @@ class Verifying:
             )
         self.run.keep(name, depends, {"verdict": verdict.to_dict()})
         return verdict
+
+    def drop_other(self, artefact: Artefact) -> None:
+        """Delete the verdict on a file that was made for other terms."""
+        self.run.drop_if_other(verdict_name(artefact), self.depends(artefact))
 
     def known_verdict(self, artefact: Artefact | None = None) -> Verdict | None:
         """The verdict, if there is one for the artefact, or a file beside it, as it is."""

@@ -12,6 +12,7 @@ from rcnas_edge import masking
 from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.export import Predict
 from rcnas_edge.forms import Form, Formed
+from rcnas_edge.threat import full_precision
 
 BATCH = 256
 PIECE = 2**29
@@ -72,7 +73,7 @@ def asked(predict: Predict) -> Ask:
 
 def logits_of(model: nn.Module, images: np.ndarray) -> np.ndarray:
     """Logits float32 (N, classes) of a network in eval mode, on its own device, for images (N, C, H, W)."""
-    with masking.evaluating(model), torch.no_grad():
+    with masking.evaluating(model), full_precision(), torch.no_grad():
         logits = torch.cat([model(on(part, model)).float().cpu() for part in batches(images)])
     if not torch.isfinite(logits).all():
         raise UncheckedError(

@@ -268,6 +268,12 @@ def test_the_verdict_is_that_of_the_network_whatever_it_is_given(tmp_path):
     assert wrong.clean.hits < first.clean.hits
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_cannot_be_is_one_sentence(seed, tmp_path, capsys):
+    assert run(digits(tmp_path / "net.onnx"), *QUICK, "--seed", seed) == 2
+    assert f"--seed is between 0 and 2147483647, got {seed}" in capsys.readouterr().err
+
+
 def test_a_gate_that_fails_is_exit_code_4(tmp_path):
     assert run(digits(tmp_path / "net.onnx"), *QUICK, "--min-robust", "0.999") == 4
 

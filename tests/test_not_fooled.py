@@ -171,6 +171,14 @@ def test_rounding_has_no_gradient_is_named_and_attacked_all_the_same(data, gate)
     assert verdict.robust.value < verdict.clean.value - 0.1, "Square on the artefact"
 
 
+def test_two_images_without_gradients_are_no_proof(data):
+    """Too few for the flag on a share of the images, and no attack by gradients was possible all the same."""
+    model = Rounding()
+    verdict = said(Subject(numpy_of(model), model), tuple(part[:2] for part in data), gates=Gates(0.05))
+    assert verdict.decision != "robust"
+    assert "zero gradients: none of 2 images has a gradient" in words(verdict)
+
+
 def test_a_part_without_gradients_is_named(data):
     class Half(Linear):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

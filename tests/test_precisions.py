@@ -10,10 +10,13 @@ import onnxruntime
 import pytest
 from conftest import ATTACK
 
+from rcnas_edge import verifying
 from rcnas_edge.console import Silent
-from rcnas_edge.errors import InputError
+from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.job import compress, stage
+from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.precision import counted
+from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
 
 
@@ -103,6 +106,40 @@ def test_the_target_precision_alone_decides(finished, setting):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if path.name != "report.json"}
     assert compress(setting, folder, Silent()).exit_code == code
     assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is done again"
+
+
+def test_another_gate_or_level_makes_the_verdicts_of_all_files_anew(finished, setting, tmp_path):
+    folder = tmp_path / "c"
+    shutil.copytree(finished[0], folder)
+    asked = replace(setting, min_robust=0.01)
+    assert stage(asked, folder, Silent(), lambda pipeline: pipeline.verify()).gates.min_robust == 0.01
+    assert verdict_of(folder, "fp32")["gates"]["min_robust"] == 0.01
+    assert "model.onnx" in {row["source"] for row in verdict_of(folder, "fp32")["attacks"]}
+
+
+def test_an_attack_that_failed_is_tried_again(finished, setting, tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    shutil.copytree(finished[0], folder)
+    (folder / "verdict.onnx-fp32.json").unlink()
+
+    def fail(*arguments, **options):
+        raise UncheckedError("no memory")
+
+    with monkeypatch.context() as context:
+        context.setattr(verifying, "verify", fail)
+        stage(setting, folder, Silent(), lambda pipeline: pipeline.beside.verify())
+    told = Pipeline(setting, Run(folder), Silent()).beside.not_checked()
+    assert told == ["model.fp32.onnx: not checked: no memory (it was built, timed, not attacked)"]
+    stage(setting, folder, Silent(), lambda pipeline: pipeline.beside.verify())
+    assert stage(setting, folder, Silent(), lambda pipeline: pipeline.beside.not_checked()) == []
+    assert (folder / "verdict.onnx-fp32.json").is_file()
+
+
+def test_fp16_has_no_verdict_from_a_cpu_as_the_artefact_either(finished, setting):
+    pipeline = Pipeline(setting, Run(finished[0]), Silent())
+    half = replace(pipeline.shipping.export(), precision="fp16")
+    with pytest.raises(UncheckedError, match="a CPU computes fp16 in fp32"):
+        pipeline.verifying.verify(half)
 
 
 def test_fp16_is_written_and_not_checked_on_a_cpu(finished, setting, tmp_path):

@@ -160,7 +160,7 @@ def test_nothing_between_layers_is_float_on_onnx_runtime(tmp_path):
 
 def test_a_batch_normalisation_as_a_convolution_answers_the_same():
     proto = onnx.load_model_from_string(student())
-    _convolve_batchnorms(proto.graph)
+    _convolve_batchnorms(proto)
     assert not any(node.op_type == "BatchNormalization" for node in proto.graph.node)
     onnx.checker.check_model(proto, full_check=True)
     drift = relative_drift(answers(student(), images(1)), answers(proto.SerializeToString(), images(1)))
@@ -249,3 +249,21 @@ def test_what_cannot_be_quantised_is_one_sentence(model, batches, scheme, words,
 def test_a_model_without_float_weights_has_no_fp16_form():
     with pytest.raises(InputError, match="has weights in float32"):
         fp16_model(graph([("Relu", "images", "logits", {})], {}))
+
+
+def test_a_normalisation_of_vectors_stays_one():
+    made = np.random.default_rng(0)
+    drawn = {"w": made.normal(size=(8, 2)), "v": made.normal(size=(3, 8)), "mean": np.zeros(8)}
+    drawn |= dict.fromkeys(("k", "b", "var"), np.ones(8))
+    constants = {name: value.astype(np.float32) for name, value in drawn.items()}
+    nodes = [
+        ("Gemm", "images w", "a", {"transB": 1}),
+        ("Relu", "a", "c", {}),
+        ("BatchNormalization", "c k b mean var", "d", {}),
+        ("Gemm", "d v", "logits", {"transB": 1}),
+    ]
+    floats = graph(nodes, constants)
+    whole = int8_model(floats, [POINTS])
+    assert "BatchNormalization" in {node.op_type for node in onnx.load_model_from_string(whole).graph.node}
+    expected = answers(floats, POINTS)
+    np.testing.assert_allclose(answers(whole, POINTS), expected, atol=0.05 * float(np.abs(expected).max()))

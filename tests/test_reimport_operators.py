@@ -240,6 +240,19 @@ def test_a_shape_that_is_computed_holds_at_any_batch():
     check(file_of(nodes, {"zero": np.array(0, dtype=np.int64), "axes": whole(0)}), batches=(1, 5, 16))
 
 
+def test_a_constant_has_no_batch_that_could_be_free():
+    """A factor of a file for one image at a time that is written as a vector."""
+    nodes = [
+        helper.make_node("Reshape", ["factor", "shape"], ["columns"]),
+        helper.make_node("Mul", ["x", "columns"], ["y"]),
+    ]
+    factor = numbers(IMAGE[-1])
+    model = file_of(nodes, {"factor": factor, "shape": whole(1, 1, 1, IMAGE[-1])}, batch=1)
+    check(model, batches=(1,))
+    images = torch.from_numpy(images_of(3))
+    np.testing.assert_allclose(reimport(model)(images), images * torch.from_numpy(factor), rtol=1e-5, atol=1e-6)
+
+
 def test_shapes_take_part_in_arithmetic():
     """A mean that is written as a sum over the number of pixels, which the file computes."""
     nodes = [

@@ -47,7 +47,8 @@ def identity(node: Node) -> Callable[..., Tensor]:
 
 def reshape(node: Node) -> Callable[..., Tensor]:
     """Reshape: 0 keeps a size (unless `allowzero`), -1 is what is left; a batch size that the file fixes is free."""
-    return partial(_reshape, batch=node.batch, keep_zero=bool(node.get("allowzero", 0)))
+    batch = node.batch if node.constant(0) is None else None  # what does not follow from the image has no batch
+    return partial(_reshape, batch=batch, keep_zero=bool(node.get("allowzero", 0)))
 
 
 def _reshape(tensor: Tensor, shape: Tensor, *, batch: int | None, keep_zero: bool) -> Tensor:
