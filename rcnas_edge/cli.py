@@ -67,13 +67,14 @@ TEACHER = options(
     click.option("--family", help="Family of the students: wrn, resnet or mobilenet; default the teacher's, else wrn."),
     click.option("--base", help="Largest student, as wrn-28-4; default the teacher's network if it is of the family."),
 )
+PRECISION = click.option("--precision", help="Of the files: fp32 (default), fp16, int8, or several, as fp32,int8.")
 BUDGETS = options(
     click.option(
         "--profile",
         multiple=True,
         help="Device profile; default host, measured on first use. Several times: one network fits all of them.",
     ),
-    click.option("--precision", help="Of the files: fp32 (default), fp16, int8, or several, as fp32,int8."),
+    PRECISION,
     click.option("--target-precision", help="The one that budgets and gates are about; default the first."),
     click.option(
         "--threads",
@@ -100,9 +101,6 @@ TRAIN = options(
     click.option("--epochs", type=int, help="Epochs; default by recipe and data set."),
     click.option("--batch-size", type=int, help="Images in a step."),
     click.option("--learning-rate", type=float, help="Peak learning rate."),
-    click.option(
-        "--qat-epochs", type=int, help="Epochs of adversarial fine-tuning with int8 rounding; default 0: none."
-    ),
 )
 EXPORT = options(
     click.option("--format", "format", help="Exporter of the file that is timed and attacked; onnx."),
@@ -110,6 +108,9 @@ EXPORT = options(
         "--also", help="Formats written beside it: auto (default: all that can be here), none, or names, as tensorrt."
     ),
     click.option("--opset", type=int, help="ONNX opset, 17 or higher; default 18."),
+    click.option(
+        "--qat-epochs", type=int, help="Epochs of adversarial fine-tuning with int8 rounding; default 0: none."
+    ),
 )
 VERIFY = options(
     click.option("--level", help="smoke (256 test images), standard (1000, default) or publish (10,000)."),
@@ -242,6 +243,7 @@ def train(out: Path, log: str | None, **flags: Any) -> int:
 @cli.command()
 @OUT
 @EXPORT
+@PRECISION
 def export(out: Path, **flags: Any) -> int:
     """Export only: the trained network of a run, timed on this machine, and the formats beside it (artefacts/)."""
     _continue(out, flags, lambda pipeline: pipeline.export())
