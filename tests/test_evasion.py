@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from torch import nn
+from verify_doubles import Linear, numpy_of
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.evaluate import Rate
@@ -16,28 +16,6 @@ from rcnas_edge.verify import Level, Subject, verify
 
 N, CLASSES = 60, 4
 THREAT = Threat.parse("linf:0.03:5")
-
-
-class Linear(nn.Module):
-    """Logits W x; `noise` is what an export did to the weights."""
-
-    def __init__(self, noise: float = 0.0, scale: float = 1.0) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(CLASSES, 16, generator=draw))
-        self.weight.data += noise * torch.randn(CLASSES, 16, generator=draw)
-        self.weight.data *= scale
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - 0.5).flatten(1) @ self.weight.T
-
-
-def numpy_of(model: nn.Module):
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.from_numpy(images)).numpy()
-
-    return predict
 
 
 @pytest.fixture(scope="module")

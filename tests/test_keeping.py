@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from verify_doubles import Linear, numpy_of
 
 from rcnas_edge import making, witness
 from rcnas_edge.attacks import Threat, headline
@@ -24,34 +24,15 @@ LEVEL = Level(
 )  # fmt: skip
 
 
-class Linear(nn.Module):
-    def __init__(self, noise: float = 0.0) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(5, 16, generator=draw))
-        self.weight.data += noise * torch.randn(5, 16, generator=draw)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - 0.5).flatten(1) @ self.weight.T
-
-
-def numpy_of(model: nn.Module):
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.from_numpy(images)).numpy()
-
-    return predict
-
-
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, np.ndarray]:
     images = np.random.default_rng(0).uniform(0.2, 0.8, (N, 1, 4, 4)).astype(np.float32)
-    return images, numpy_of(Linear())(images).argmax(1)
+    return images, numpy_of(Linear(classes=5))(images).argmax(1)
 
 
 def subject() -> Subject:
-    file = Linear(0.1)
-    return Subject(numpy_of(file), file, Linear(0.3), Linear())
+    file = Linear(0.1, classes=5)
+    return Subject(numpy_of(file), file, Linear(0.3, classes=5), Linear(classes=5))
 
 
 def without_time(said: Verdict) -> Verdict:
@@ -109,7 +90,7 @@ def test_a_killed_verification_goes_on_where_it_was(data, tmp_path, monkeypatch,
     "change",
     [
         {"sha256": "b" * 64}, {"sha256": ""}, {"seed": 1}, {"resume": False}, {"threat": Threat.parse("linf:0.04:5")},
-        {"level": dataclasses.replace(LEVEL, square_queries=11)}, {"parent": Linear(0.01)}, {"images": 0.01},
+        {"level": dataclasses.replace(LEVEL, square_queries=11)}, {"parent": Linear(0.01, classes=5)}, {"images": 0.01},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -131,7 +112,7 @@ def test_points_of_other_terms_are_not_taken(data, tmp_path, monkeypatch, change
 
 def test_attack_by_attack_they_are_the_headline(data, tmp_path):
     """One attack at a time on the survivors is `headline`, point by point."""
-    model = Linear()
+    model = Linear(classes=5)
     images, labels = data
     level = dataclasses.replace(LEVEL, seeds=1)
     verify(Subject(numpy_of(model), model), images, labels, THREAT, level=level, arrays=tmp_path / "a.npz")

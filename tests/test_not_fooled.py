@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from verify_doubles import numpy_of
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.evaluate import Rate
@@ -64,16 +65,6 @@ class Quantised(Linear):
         super().__init__()
         step = self.weight.abs().max() / levels
         self.weight.data = torch.round(self.weight.data / step) * step
-
-
-def numpy_of(model: nn.Module):
-    """The artefact that answers as the model does."""
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.from_numpy(images)).numpy()
-
-    return predict
 
 
 @pytest.fixture(scope="module")

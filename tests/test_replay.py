@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from verify_doubles import Linear, numpy_of
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.errors import InputError, UncheckedError
@@ -23,27 +22,6 @@ LEVEL = Level(
     images=N, seeds=1, square_queries=10, artefact_queries=20, margin=0.3, sweep_images=20, sweep_steps=5,
     evasion_steps=10,
 )  # fmt: skip
-
-
-class Linear(nn.Module):
-    """Logits W x with noise on the weights; `quantised` files are read back from what shipped."""
-
-    def __init__(self, noise: float = 0.0) -> None:
-        super().__init__()
-        draw = torch.Generator().manual_seed(0)
-        self.weight = nn.Parameter(torch.randn(4, 16, generator=draw))
-        self.weight.data += noise * torch.randn(4, 16, generator=draw)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images - 0.5).flatten(1) @ self.weight.T
-
-
-def numpy_of(model: nn.Module):
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.from_numpy(images)).numpy()
-
-    return predict
 
 
 NAMES = ("model.onnx", "model.int8.onnx", "model.engine")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from verify_doubles import numpy_of
 
 from rcnas_edge import making, masking
 from rcnas_edge.attacks import AttackResult, Threat
@@ -46,16 +47,6 @@ class Rounding(Linear):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(torch.round(images * 255) / 255)
-
-
-def numpy_of(model: nn.Module):
-    """The artefact that answers as the model does."""
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return model(torch.from_numpy(images)).numpy()
-
-    return predict
 
 
 def examples(model: Linear, n: int = N, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
