@@ -42,7 +42,7 @@ class Parity:
     @property
     def fault(self) -> str:
         """Why the other is not the file's twin; empty if it is."""
-        if all(_agree(one) for one in self.agreements):
+        if not any(one.fault for one in self.agreements):
             return ""
         worst = max(self.agreements, key=lambda one: one.drift)
         of = "their range" if self.quantised else "the largest"
@@ -68,11 +68,6 @@ class Parity:
         if self.other.form.probabilities and not self.file.form.probabilities:
             return softmax(outputs), other
         return outputs, other
-
-
-def _agree(found: Agreement) -> bool:
-    every = found.argmax.hits == found.argmax.total
-    return found.drift <= found.tolerance and (every or not found.quantised)
 
 
 def same_but_for_order(expected: np.ndarray, logits: np.ndarray) -> bool:
