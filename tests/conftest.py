@@ -1,8 +1,14 @@
-"""Shared doubles: a small robust teacher, trained once per session, and a cache of profiles of the session's own."""
+"""Shared doubles: a small robust teacher, trained once per session, and a cache of profiles of the session's own.
+
+With pytest-xdist each worker is a session. Whole files go to a worker (`--dist loadfile`), since most files set
+something up that their tests share.
+"""
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before any import of torch
+# before any import of torch, and for the processes that tests start
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one result on every machine, and as many workers as cores
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +21,15 @@ ATTACK = "linf:0.03:5"
 """A ball in which a network that was trained for seconds is right on some images and wrong on others."""
 SMOKE = {"images": 48, "sweep_images": 24}
 """What the level smoke attacks in tests of whole runs."""
+WORKERS = 4
+"""At most, with `pytest -n auto`: each holds a gigabyte, and measures this machine and trains a teacher for itself."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as there are cores that this process may use, up to `WORKERS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, WORKERS)
 
 
 @pytest.fixture(scope="session", autouse=True)

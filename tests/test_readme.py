@@ -17,8 +17,9 @@ DEMO = (
     "python3 -m venv .venv-demo && .venv-demo/bin/pip install . && .venv-demo/bin/rcnas-edge compress --out runs/demo"
 )
 TESTS = (
-    'python3 -m venv .venv-test && .venv-test/bin/pip install -e ".[test]" && .venv-test/bin/python -m pytest'
-)  # fmt: skip
+    'python3 -m venv .venv-test && .venv-test/bin/pip install -e ".[test]"'
+    " && .venv-test/bin/python -m pytest -n auto --dist loadfile"
+)
 PROGRAM = "import sys; from rcnas_edge.cli import main; sys.exit(main())"
 """What the installed script runs; so the tests need no script on the path."""
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]+\b|\.\.\.|<|:factory|\[")
