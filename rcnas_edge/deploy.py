@@ -13,6 +13,7 @@ import numpy as np
 
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError, MissingPackage
+from rcnas_edge.modelfile import check_model, read_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -87,7 +88,7 @@ def load(path: str | Path, *, threads: int = 1) -> Classifier:
     path = path / MODEL if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"a shipped network is a file, {path} is not there: give the .onnx file or its folder")
-    serialised = path.read_bytes()
+    serialised = read_model(path)
     _check_sidecar(path, serialised)
     session = open_session(serialised, path, threads)
     facts = dict(session.get_modelmeta().custom_metadata_map)
@@ -130,6 +131,7 @@ def open_session(serialised: bytes, path: Path, threads: int) -> onnxruntime.Inf
         raise MissingPackage("onnxruntime", "running a shipped file", "pip install onnxruntime") from error
     if threads < 1:
         raise InputError(f"a network runs on at least one thread, got {threads}")
+    check_model(serialised, path.name)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

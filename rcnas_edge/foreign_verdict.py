@@ -24,6 +24,7 @@ from rcnas_edge.report_verdict import artefacts
 from rcnas_edge.task import open_device
 from rcnas_edge.teacher import open_teacher
 from rcnas_edge.threat import set_fast_float
+from rcnas_edge.trial import try_file
 from rcnas_edge.verify import LEVELS, Gates, Subject, Verdict, verify
 
 JSON, ARRAYS, PAGE = "verdict.json", "verdict.npz", "verdict.html"
@@ -112,6 +113,7 @@ def verify_file(model: Path, setting: FileSetting, out: Path | None, console: Co
 
 def _open(path: Path, feed: Feed, data: Dataset) -> OnnxFile:
     threads = torch.get_num_threads()
+    try_file(path, feed, image=data.image, classes=data.classes, data=data.name)
     return open_file(path, feed, image=data.image, classes=data.classes, data=data.name, threads=threads)
 
 

@@ -411,7 +411,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path):
     (tmp_path / "noise.onnx").write_bytes(b"\x00 not a model")
     with pytest.raises(InputError, match=r"noise.onnx must be an ONNX file, it is not|it has none"):
         reimport(tmp_path / "noise.onnx")
-    with pytest.raises(InputError, match=r"gone.onnx must be a file that can be read, it is not: No such file"):
+    with pytest.raises(InputError, match=r"gone.onnx must be an ONNX file that can be read, it is not: No such file"):
         reimport(tmp_path / "gone.onnx")
 
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.modelfile import check_model, read_model
 
 LEAST_OPSET = 7
 """Older arithmetic has broadcasting rules of its own; nothing has written it since 2018."""
@@ -140,10 +141,8 @@ def tensor_of(tensor: onnx.TensorProto, name: str) -> Tensor:
 def _proto(model: bytes | Path | onnx.ModelProto, name: str) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
-    try:
-        serialised = model.read_bytes() if isinstance(model, Path) else model
-    except OSError as error:
-        raise InputError(f"{name} must be a file that can be read, it is not: {error.strerror}") from error
+    serialised = read_model(model) if isinstance(model, Path) else model
+    check_model(serialised, name)
     try:
         proto = onnx.load_model_from_string(serialised)
     except Exception as error:  # protobuf's error has no public base across versions
