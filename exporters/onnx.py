@@ -189,6 +189,9 @@ def _translate(model: torch.nn.Module, image: Shape, opset: int) -> onnx.ModelPr
             written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
             if written != opset:
                 raise InputError(f"--opset is one that torch's exporter can write, got {opset} (it writes {written})")
+            # the exporter writes the newest IR version, which old runtimes refuse although they read the opset
+            least = onnx.helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
+            proto.ir_version = min(proto.ir_version, least)
             onnx.checker.check_model(proto, full_check=True)
         except InputError:
             raise

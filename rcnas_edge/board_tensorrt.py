@@ -71,8 +71,8 @@ class TensorRt:
         """The model as an engine, ready to run on one image; threads mean nothing on a GPU."""
         return self.runner(Engine(self, self.built(model)).run)
 
-    def built(self, model: bytes) -> bytes:
-        """The serialised engine of an ONNX model whose only open size is the batch."""
+    def built(self, model: bytes, batches: tuple[int, int, int] = (1, 1, 1)) -> bytes:
+        """The serialised engine of an ONNX model whose only open size is the batch: the least, the usual, the most."""
         trt = self.trt
         maker = trt.Builder(self.log)
         network = maker.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -85,9 +85,8 @@ class TensorRt:
         fed = network.get_input(0)
         shape = tuple(fed.shape)
         if min(shape) < 0:
-            one = tuple(size if size > 0 else 1 for size in shape)
             profile = maker.create_optimization_profile()
-            profile.set_shape(fed.name, one, one, one)
+            profile.set_shape(fed.name, *(tuple(size if size > 0 else batch for size in shape) for batch in batches))
             config.add_optimization_profile(profile)
         serialised = maker.build_serialized_network(network, config)
         if serialised is None:
