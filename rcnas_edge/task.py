@@ -6,7 +6,6 @@ becomes the `Bench` that a search works on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +15,9 @@ import torch
 from torch import nn
 
 from rcnas_edge.attacks import Threat, pgd, set_fast_float
-from rcnas_edge.cost import QUANTITIES, Budget, Cost, Limit, costs_of, resolve_all
+from rcnas_edge.cost import Budget, Cost, Limit, costs_of, resolve_all
 from rcnas_edge.data import Dataset, load_dataset
+from rcnas_edge.embedding import task_vector
 from rcnas_edge.errors import InputError
 from rcnas_edge.nets import Family, NetworkConfig, family
 from rcnas_edge.profile import Profile, Target
@@ -196,26 +196,26 @@ class Bench:
             self._features[key] = float((change / distance).mean())
         return self._features[key]
 
-    @property
+    @cached_property
     def task_vector(self) -> Sequence[float]:
-        """The task as numbers for the policy: attack, data set, teacher, budgets as log ratios to the teacher.
+        """The task as numbers for the policy, `embedding.ENTRIES`.
 
-        Of several budgets on one quantity the tightest counts.
+        The devices' latency per MAC is that of the largest student and of the architecture of last picks, which has
+        the other kinds of blocks.
         """
-        data, threat = self.task.data, self.task.threat
-        tightest: dict[str, float] = {}
-        for budget in self.budgets:
-            if budget.teacher:
-                ratio = math.log(budget.limit / budget.teacher)
-                tightest[budget.quantity] = min(ratio, tightest.get(budget.quantity, ratio))
-        return (
-            255 * threat.epsilon / 8,
-            math.log10(threat.steps),
-            math.log10(data.classes),
-            data.image[0] / 3,
-            math.log2(data.image[1]) / 5,
-            math.log10(len(data.train)) / 5,
-            math.log10(max(self.teacher_cost.macs, 1)) / 10,
-            self.teacher_robust,
-            *(tightest.get(quantity, 0.0) for quantity in QUANTITIES),
+        ends = (Architecture(tuple(0 for _ in self.space.genes)), last_picks(self.space))
+        return task_vector(
+            threat=self.task.threat,
+            data=self.task.data,
+            teacher_macs=self.teacher_cost.macs,
+            teacher_robust=self.teacher_robust,
+            stages=self.task.base.stages(),
+            budgets=self.budgets,
+            devices=self.profiles,
+            networks=[self.space.layers(end) for end in ends],
         )
+
+
+def last_picks(space: Space) -> Architecture:
+    """The architecture of the last option of every gene: in a space of ratios about the smallest."""
+    return Architecture(tuple(len(gene.options) - 1 for gene in space.genes))

@@ -20,6 +20,7 @@ from test_pipeline import Remembering
 from rcnas_edge import cli, here, searching
 from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import Cost, Limit, resolve_all
+from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.feasibility import feasibility
 from rcnas_edge.job import stage, tell
@@ -372,7 +373,7 @@ def test_a_classifier_without_rows_has_no_percent_on_a_board(
         ("macs", False),
         ("latency", True),
     ]
-    assert len(absolute.opened.bench.task_vector) == 14
+    assert len(absolute.opened.bench.task_vector) == len(ENTRIES)
 
 
 def test_a_profile_without_the_threads_asked_for_says_which_it_has(tmp_path: Path) -> None:

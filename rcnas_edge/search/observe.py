@@ -14,13 +14,13 @@ from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.space import Architecture, Gene, one_hot
 
 STEM = "stem"
-SMALLEST_RATIO = 1e-6
-"""Of cost to limit, so that a network that costs nothing (a table has some) still has a logarithm."""
+LARGEST_LOG_RATIO = 3.0
+"""Of cost to limit, either way: a table has networks that cost nothing, and a device may have memory in plenty."""
 
 
 @dataclass(frozen=True)
 class State:
-    """N states: stages (N, G, F), lips (N, 1) as log(1 + LIPS), cost (N, 6) as log(cost / limit) per quantity."""
+    """N states: stages (N, G, F), lips (N, 1) as log(1 + LIPS), cost (N, 6) as ln(cost / limit) in [-3, 3] a quantity."""
 
     stages: Tensor
     lips: Tensor
@@ -35,7 +35,8 @@ class Observer:
     longest stage, and, ours, its position in 0..1, the step of the episode in 0..1 and the task vector. A number stands
     for itself as a share of the gene's largest option where that is above 1, a flag is 0 or 1, a word is one-hot.
     A quantity without a budget has cost 0, and of two budgets on one quantity the tighter counts, so that the state has
-    one shape for all budgets.
+    one shape for all budgets; a task vector has one length (`embedding.ENTRIES`), so that it has one for all teachers
+    whose genes have equal shape.
     """
 
     def __init__(self, bench: CachedBench, *, steps: int) -> None:
@@ -92,7 +93,7 @@ class Observer:
     def _log_ratios(self, architecture: Architecture) -> list[float]:
         tightest: dict[str, float] = {}
         for budget, spent in zip(self._bench.budgets, self._bench.ratios(architecture), strict=True):
-            ratio = math.log(max(SMALLEST_RATIO, spent))
+            ratio = min(LARGEST_LOG_RATIO, max(-LARGEST_LOG_RATIO, math.log(spent))) if spent else -LARGEST_LOG_RATIO
             tightest[budget.quantity] = max(ratio, tightest.get(budget.quantity, ratio))
         return [tightest.get(quantity, 0.0) for quantity in QUANTITIES]
 
