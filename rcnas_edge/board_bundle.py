@@ -55,6 +55,9 @@ class Bundle:
             self.labels = tuple(str(label) for label in self.manifest["labels"])
             self.fit = self.manifest["input"]["resize"] == "fit"
             self.main, self.threads = next(iter(self.artefacts)), int(self.manifest["threads"])
+            for one in self.artefacts.values():
+                _ = [self.files[one[key]] for key in ("file", "of")], float(one["tolerance"]), one["opset"]
+                _ = one["runtime"]["version"], one["runtime"]["least"], one["format"]
         except OSError as error:
             raise Refused(
                 f"a bundle is a folder with a {MANIFEST}, {folder} has none that can be read "
@@ -133,12 +136,14 @@ class Bundle:
 class Network:
     """A function from images float32 (N, C, H, W) to logits (N, classes), any N; `runtime` says what computes it.
 
-    `run` takes at most BATCH images. `of` is the file that an engine was built of on this board, else the file itself.
+    `run` takes at most BATCH images. `of`, with its digest, is the ONNX file that an engine was built of, else the file
+    itself.
     """
 
     file: str
     sha256: str
     of: str
+    of_sha256: str
     runtime: str
     provider: str
     threads: int
@@ -150,7 +155,8 @@ class Network:
 
     def about(self) -> dict[str, Any]:
         """What results say of it."""
-        return {name: getattr(self, name) for name in ("file", "sha256", "of", "runtime", "provider", "threads")}
+        names = ("file", "sha256", "of", "of_sha256", "runtime", "provider", "threads")
+        return {name: getattr(self, name) for name in names}
 
 
 def onnx_network(about: Mapping[str, Any], model: bytes, threads: int) -> Network:
@@ -172,7 +178,7 @@ def onnx_network(about: Mapping[str, Any], model: bytes, threads: int) -> Networ
         return np.asarray(session.run(None, {feed: np.ascontiguousarray(images, dtype=np.float32)})[0])
 
     digest = hashlib.sha256(model).hexdigest()
-    return Network(about["file"], digest, about["file"], runtime, "CPUExecutionProvider", threads, run)
+    return Network(about["file"], digest, about["file"], digest, runtime, "CPUExecutionProvider", threads, run)
 
 
 def check_runtime(about: Mapping[str, Any]) -> str:

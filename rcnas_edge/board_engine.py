@@ -76,7 +76,7 @@ class Loaded:
             self.of.cuda.cudaFree(room)
 
 
-def engine_network(about: Mapping[str, Any], serialised: bytes) -> Network:
+def engine_network(bundle: Bundle, about: Mapping[str, Any], serialised: bytes) -> Network:
     """An engine of a bundle, or one built on this board, on the first GPU; Refused for another version's engine."""
     package, _, version = str(about["runtime"]["version"]).partition(" ")
     name = next((name for name, of in PACKAGES.items() if of == package), None)
@@ -89,17 +89,18 @@ def engine_network(about: Mapping[str, Any], serialised: bytes) -> Network:
             f"{of.version}: install that version, or build one here by 'build-engine'"
         )
     loaded, digest = Loaded(of, serialised), hashlib.sha256(serialised).hexdigest()
-    return Network(about["file"], digest, about.get("of", about["file"]), of.version, of.provider, 1, loaded)
+    source = str(about["of"])
+    return Network(about["file"], digest, source, bundle.files[source], of.version, of.provider, 1, loaded)
 
 
 def open_network(bundle: Bundle, name: str | None, threads: int | None) -> Network:
     """A network of the bundle, or an engine that was built beside it on this board."""
     if name is not None and name.startswith(BUILT):
         about = _read_built(bundle, name)
-        return engine_network(about, (bundle.folder / name).read_bytes())
+        return engine_network(bundle, about, (bundle.folder / name).read_bytes())
     about = bundle.artefact(name)
     if about["format"] == "tensorrt":
-        return engine_network(about, bundle.read(about["file"]))
+        return engine_network(bundle, about, bundle.read(about["file"]))
     return bundle.open(name, threads)
 
 

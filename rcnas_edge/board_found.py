@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnas_edge.board import Refused, machine
-from rcnas_edge.board_bundle import BUNDLE, Bundle
+from rcnas_edge.board_bundle import BUNDLE, REPLAY, Bundle
 
 
 class Found:
@@ -23,7 +23,11 @@ class Found:
         self.path = path
         self.content: dict[str, Any] = {
             "results": BUNDLE,
-            "bundle": {"digest": bundle.digest, "made_by": bundle.manifest["made_by"]},
+            "bundle": {
+                "digest": bundle.digest,
+                "made_by": bundle.manifest["made_by"],
+                "replay": bundle.files.get(REPLAY),
+            },
             "machine": machine(""),
             "selftest": None,
             "bench": [],

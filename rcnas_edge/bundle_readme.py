@@ -37,7 +37,10 @@ def readme(manifest: Mapping[str, Any]) -> str:
         "```sh",
         "python3 run.py selftest              # are the files whole, and do they answer here as they did there",
         "python3 run.py bench                 # how long an image takes here",
-        *(["python3 run.py replay                # accuracy here, without and with an attack"] * bool(manifest["replay"])),
+        *(
+            ["python3 run.py replay                # accuracy here, without and with an attack"]
+            * bool(manifest["replay"])
+        ),
         "python3 run.py predict photo.png     # what the network sees in an image",
         "python3 run.py build-engine          # with an NVIDIA GPU and TensorRT: an engine for it",
         "```",
@@ -62,7 +65,9 @@ def _found(artefact: Mapping[str, Any]) -> list[str]:
     told = f"* `{artefact['file']}` ({artefact['precision']}, {amount(artefact['bytes'], 'bytes')}): "
     if latency:
         steady = "" if latency["stable"] else ", not a stable timing"
-        told += f"{amount(latency['p50_ms'], 'ms')} an image on the machine that made it ({latency['runtime']}{steady}); "
+        told += (
+            f"{amount(latency['p50_ms'], 'ms')} an image on the machine that made it ({latency['runtime']}{steady}); "
+        )
     if not verdict:
         return [told + "it was not attacked: nothing is claimed about its robustness."]
     if not verdict["robust"]:

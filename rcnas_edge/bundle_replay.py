@@ -19,6 +19,8 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.kit import DATE
 from rcnas_edge.saved import POINTS, Saved
 
+FOLDER = "bundle"
+"""Of a run."""
 MOST_IMAGES = 1000
 MOST_BYTES = 400_000_000
 """Of images and points, uncompressed; EXPECTED points are reckoned with for an image."""

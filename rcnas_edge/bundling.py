@@ -21,7 +21,7 @@ from rcnas_edge.board import Refused
 from rcnas_edge.board_bundle import BLANK, BUNDLE, MANIFEST, PACE, REFERENCE, REPLAY, Bundle, sealed
 from rcnas_edge.bundle_program import program
 from rcnas_edge.bundle_readme import readme
-from rcnas_edge.bundle_replay import Stored, stored, write_arrays
+from rcnas_edge.bundle_replay import FOLDER, Stored, stored, write_arrays
 from rcnas_edge.checkpoint import digest_of, file_sha256
 from rcnas_edge.export import Artefact, Predict, exporter
 from rcnas_edge.outcome import report_values
@@ -31,7 +31,6 @@ from rcnas_edge.timing import pace_model
 from rcnas_edge.verify import LEVELS
 from rcnas_edge.verifying import arrays_of
 
-FOLDER = "bundle"
 REFERENCES = 16
 """Images with the logits that were given for them."""
 SCHEMA = 1
@@ -53,7 +52,7 @@ def make_bundle(pipeline: Pipeline) -> Path:
     folder, aside, old = (run / name for name in (FOLDER, f".{FOLDER}.part", f".{FOLDER}.old"))
     for left in (aside, old):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
-    files = artefacts_of(pipeline)
+    files = pipeline.artefacts()
     for artefact in files.values():  # of other bytes, or for other gates: it says nothing of what is packed
         pipeline.verifying.drop_other(artefact)
     values = report_values(pipeline)
@@ -79,12 +78,6 @@ def is_whole(folder: Path, made_of: str) -> bool:
     except Refused:
         return False
     return bundle.manifest.get("made_of") == made_of and not bundle.wrong()
-
-
-def artefacts_of(pipeline: Pipeline) -> dict[str, Artefact]:
-    """What is packed, by file name: the artefact first, then the files beside it."""
-    found = [pipeline.shipping.export(), *(made.artefact for made in pipeline.beside.made())]
-    return {artefact.path.name: artefact for artefact in found}
 
 
 def manifest_values(
@@ -120,7 +113,9 @@ def manifest_values(
 def preprocessing(setting: TaskSetting, image: tuple[int, int, int]) -> list[str]:
     """What is done to an image before the network, one sentence each."""
     channels, height, width = image
-    steps = [f"colours become {'RGB' if channels == 3 else 'grey (ITU-R 601)'}, alpha is dropped"] if channels < 4 else []
+    steps = (
+        [f"colours become {'RGB' if channels == 3 else 'grey (ITU-R 601)'}, alpha is dropped"] if channels < 4 else []
+    )
     if setting.dataset == "folder":
         steps.append(f"the shorter side is scaled to {height} pixels (bilinear), and the centre cut out")
     else:
@@ -206,7 +201,12 @@ def _write_replay(path: Path, found: Stored, predicts: Mapping[str, Predict]) ->
     """The stored examples with the classes that each ONNX file gave for them here; what the manifest says of them."""
     host = {f"host/{name}/{kind}": classes for name, ask in predicts.items() for kind, classes in _host(ask, found)}
     write_arrays(path, {**found.arrays(), **host})
-    return {"n": len(found.labels), "points": len(found.of), "of_images": found.attacked, "attacks": list(found.attacks)}
+    return {
+        "n": len(found.labels),
+        "points": len(found.of),
+        "of_images": found.attacked,
+        "attacks": list(found.attacks),
+    }
 
 
 def _host(ask: Callable[[np.ndarray], np.ndarray], found: Stored) -> list[tuple[str, np.ndarray]]:

@@ -144,6 +144,12 @@ def cli(verbose: bool) -> None:
 @LOG
 @click.option("--dry-run", is_flag=True, help="Print the task, whether its budgets can be met and an estimate of time.")
 @click.option(
+    "--measure-command",
+    multiple=True,
+    help="Run in the bundle's folder, it measures a board: 'scp -qr . board:b && ssh board python3 b/run.py bench'; "
+    "DEVICE=COMMAND for one of several.",
+)
+@click.option(
     "--per-device", is_flag=True, help="One network for each --profile, in OUT/PROFILE, from scores that all share."
 )
 def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, per_device: bool, **flags: Any) -> int:
@@ -245,8 +251,11 @@ def train(out: Path, log: str | None, **flags: Any) -> int:
 @EXPORT
 @PRECISION
 def export(out: Path, **flags: Any) -> int:
-    """Export only: the trained network of a run, timed on this machine, and the formats beside it (artefacts/)."""
-    _continue(out, flags, lambda pipeline: pipeline.export())
+    """Export only: the trained network of a run, timed on this machine, the formats beside it (artefacts/), and all
+    that ships (bundle/)."""
+    from rcnas_edge.bundling import make_bundle
+
+    _continue(out, flags, lambda pipeline: (pipeline.export(), make_bundle(pipeline)))
     return 0
 
 
@@ -265,6 +274,15 @@ COMPARED = options(
 )
 
 
+BOARD = options(
+    click.option(
+        "--import", "results", type=click.Path(path_type=Path), help="results.json that a board wrote by run.py."
+    ),
+    click.option("--name", help="What the board of --import is called; default as its device, else as it says itself."),
+    click.option("--board", help="Which --profile of the run it is; default the only one that is not this machine."),
+)
+
+
 @cli.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; with a MODEL, of its verdict.")
@@ -273,13 +291,19 @@ COMPARED = options(
 @VERIFY
 @FEED
 @COMPARED
+@BOARD
 @COMMON
-def verify(model: Path | None, out: Path | None, **flags: Any) -> int:
+def verify(
+    model: Path | None, out: Path | None, results: Path | None, name: str | None, board: str | None, **flags: Any
+) -> int:
     """Verify only: attack the artefact of a run, or any ONNX classifier MODEL, on test images.
 
     Exit code 4 if a gate fails or it is not robust, 5 if it is inconclusive. A run has its data and attack from its
-    task; of a MODEL, --out gets verdict.json, verdict.npz and verdict.html.
+    task; of a MODEL, --out gets verdict.json, verdict.npz and verdict.html. With --import the run also says what was
+    seen on a board: a replay, and a latency that the budgets hold for (exit code 3).
     """
+    if model is not None and results is not None:
+        raise click.UsageError("--import takes results into a run: leave MODEL out, and name the run by --out")
     if model is not None:
         from rcnas_edge.foreign_verdict import FileSetting, verify_file
 
@@ -292,12 +316,74 @@ def verify(model: Path | None, out: Path | None, **flags: Any) -> int:
     for name, value in flags.items():
         if name not in of_runs and value is not None:
             raise click.UsageError(f"--{name.replace('_', '-')} is for an ONNX file: a run has its own, leave it out")
+    asked = {key: flags[key] for key in of_runs}
+    if results is not None:
+        from rcnas_edge.job import take_in
+
+        return _continue(out, asked, lambda pipeline: take_in(pipeline, results, name=name, device=board))
+    from rcnas_edge.bundling import make_bundle
     from rcnas_edge.outcome import exit_code
 
-    asked = {name: flags[name] for name in of_runs}
-    verdict, others = _continue(out, asked, lambda pipeline: (pipeline.verify(), pipeline.beside.verdicts()))
+    def work(pipeline: Pipeline) -> tuple[Any, list[Any]]:
+        verdict = pipeline.verify()
+        make_bundle(pipeline)
+        return verdict, pipeline.beside.verdicts()
+
+    verdict, others = _continue(out, asked, work)
     click.echo(verdict.summary())
     return exit_code([verdict, *others], met=True)
+
+
+SHIPPED = options(
+    click.argument("bundle", type=click.Path(path_type=Path)),
+    click.option("--model", help="File of the bundle; default the main one, for selftest and replay every ONNX file."),
+    click.option("--threads", type=int, help="Threads of the runtime; default those of the bundle."),
+    click.option(
+        "--out", "results", default="results.json", show_default=True, help="File that what was found is added to."
+    ),
+)
+
+
+@cli.command()
+@SHIPPED
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE [IMAGE ...]")
+@click.option("--resize", is_flag=True, help="Scale images of another size, and cut out their centre.")
+def predict(bundle: Path, images: tuple[str, ...], resize: bool, **asked: Any) -> int:
+    """Classify images (PNG, JPEG, .npy ...) with the network of a BUNDLE, as its run.py does."""
+    return _run_py("predict", bundle, asked, *(["--resize"] if resize else []), "--", *images)
+
+
+@cli.command()
+@SHIPPED
+@click.option("--seconds", default="10s", show_default=True, help="How long it is timed.")
+@click.option("--max-latency", help="Exit code 3 if the median is above, as 2ms.")
+def bench(bundle: Path, seconds: str, max_latency: str | None, **asked: Any) -> int:
+    """Time the network of a BUNDLE on this machine: median, 95th percentile, whether the machine held still."""
+    limit = [] if max_latency is None else ["--max-latency", max_latency]
+    return _run_py("bench", bundle, asked, "--seconds", seconds, *limit)
+
+
+@cli.command()
+@SHIPPED
+def selftest(bundle: Path, **asked: Any) -> int:
+    """Check that the files of a BUNDLE are whole (else exit code 2) and answer as where they were made (else 5)."""
+    return _run_py("selftest", bundle, asked)
+
+
+@cli.command()
+@SHIPPED
+def replay(bundle: Path, **asked: Any) -> int:
+    """Accuracy here on the stored examples of a BUNDLE, as they are and as attacks changed them."""
+    return _run_py("replay", bundle, asked)
+
+
+def _run_py(command: str, bundle: Path, asked: dict[str, Any], *more: str) -> int:
+    """A command of the bundle's run.py, in this process."""
+    from rcnas_edge.board_run import main as run
+
+    named = {"model": asked["model"], "threads": asked["threads"], "out": asked["results"]}
+    given = [f"--{name}={value}" for name, value in named.items() if value is not None]
+    return run(["--bundle", str(bundle), command, *given, *more])
 
 
 @cli.command()

@@ -1,16 +1,24 @@
-"""Loads and runs a shipped file on a device: numpy and ONNX Runtime are all it needs, never torch."""
+"""Loads and runs what ships on a device: numpy and ONNX Runtime are all it needs, never torch.
+
+It reads images, and holds files against their hashes, as the run.py of a bundle does (`board_images`, `board_bundle`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcnas_edge.board import Refused
+from rcnas_edge.board_bundle import MANIFEST, Bundle, Prediction, prediction
+from rcnas_edge.board_engine import open_network
+from rcnas_edge.board_images import images_of
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError, MissingPackage
 from rcnas_edge.modelfile import check_model, read_model
@@ -18,84 +26,93 @@ from rcnas_edge.modelfile import check_model, read_model
 if TYPE_CHECKING:
     import onnxruntime
 
+__all__ = ["Classifier", "Prediction", "load", "open_session"]
+
 MODEL = "model.onnx"
-SLACK = 1e-6
-"""Float rounding that a pixel may stand outside [0, 1]."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a network says of N images: classes int64 (N,), their labels, and probabilities float32 (N, classes)."""
-
-    classes: np.ndarray
-    labels: tuple[str, ...]
-    probabilities: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.classes)
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A shipped network, loaded: `image` is (C, H, W), `labels` one per class, `facts` what the file says of itself."""
+    """A shipped network, loaded: `image` is (C, H, W), `labels` one per class, `facts` what is said of the file.
+
+    `run` takes float32 (N, C, H, W) in [0, 1] to logits (N, classes). With `fit`, as the bundle's manifest may declare,
+    image files of another size are scaled until their shorter side fits, and their centre is cut out.
+    """
 
     image: tuple[int, int, int]
     labels: tuple[str, ...]
-    facts: Mapping[str, str]
-    session: onnxruntime.InferenceSession
+    facts: Mapping[str, Any]
+    run: Callable[[np.ndarray], np.ndarray]
+    fit: bool = False
 
-    def predict(self, images: np.ndarray) -> Prediction:
-        """Classify images (N, C, H, W) of float pixels in [0, 1]; any N, InputError for anything else."""
-        probabilities = _softmax(self.logits(images))
-        classes = probabilities.argmax(axis=1).astype(np.int64)
-        return Prediction(classes, tuple(self.labels[index] for index in classes), probabilities)
+    def predict(self, images: Any) -> Prediction:
+        """Classify an image or a list of them: paths, images of Pillow, or arrays, of which each may hold N images.
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """The network's raw output (N, classes) for images (N, C, H, W) of float pixels in [0, 1]."""
-        images = self._checked(images)
-        if not len(images):
+        Arrays are 8-bit pixels or floats in [0, 1], (C, H, W) or (H, W, C), or (H, W) where C is 1. InputError for what
+        is of another size, kind or range.
+        """
+        with _input_errors():
+            pixels = images_of(images, self.image, fit=self.fit)
+            return prediction(self.logits(pixels), self.labels, len(pixels), "the file")
+
+    def logits(self, images: Any) -> np.ndarray:
+        """The network's raw output (N, classes) for images as `predict` takes them."""
+        with _input_errors():
+            pixels = images_of(images, self.image, fit=self.fit)
+        if not len(pixels):
             return np.zeros((0, len(self.labels)), dtype=np.float32)
-        logits = np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: images})[0])
-        if logits.shape != (len(images), len(self.labels)):
-            raise InputError(
-                f"the file must give one logit per label ({len(self.labels)}) and image, it gave {logits.shape} for "
-                f"{len(images)} images: export it again"
-            )
-        return logits
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[1:] != self.image:
-            hint = "; a single image becomes a batch by image[None]" if images.shape == self.image else ""
-            raise InputError(f"images have the shape (N, {', '.join(map(str, self.image))}), got {images.shape}{hint}")
-        if not np.issubdtype(images.dtype, np.floating):
-            raise InputError(f"pixels are floats in [0, 1], got {images.dtype}: divide 8-bit images by 255")
-        if images.size and not (images.min() >= -SLACK and images.max() <= 1 + SLACK):  # NaN is refused too
-            raise InputError(
-                f"pixels are in [0, 1], got {images.min():.4g} to {images.max():.4g}: divide 8-bit images by 255, and "
-                "do not normalise, the network does that itself"
-            )
-        return np.ascontiguousarray(images, dtype=np.float32)
+        return np.asarray(self.run(pixels))
 
 
-def load(path: str | Path, *, threads: int = 1) -> Classifier:
-    """Open a shipped file (or a folder with model.onnx) for prediction on the CPU, with this many threads.
+def load(path: str | Path, *, threads: int | None = None, model: str | None = None) -> Classifier:
+    """Open a bundle (its folder, or one of the files in it), or a single exported file, for prediction.
 
-    If the sidecar `<file>.json` lies beside it, the file must have the sha256 that it names: it is then the very file
-    that was verified. Raises InputError for a file that is missing, changed, or does not say what it takes.
+    Of a bundle it is the main network or `model`, with the bundle's number of threads if none is given; every byte that
+    is used must be the one that its manifest names. A single file has one thread, and if its sidecar `<file>.json`
+    lies beside it the sha256 that this names. Raises InputError for a file that is missing, changed or swapped, a
+    runtime of another version than the file needs, or a file that does not say what it takes.
     """
     path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if (folder / MANIFEST).is_file():
+        return _of_bundle(folder, path.name if path.is_file() and path.name != MANIFEST else model, threads)
     path = path / MODEL if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"a shipped network is a file, {path} is not there: give the .onnx file or its folder")
     serialised = read_model(path)
     _check_sidecar(path, serialised)
-    session = open_session(serialised, path, threads)
+    session = open_session(serialised, path, 1 if threads is None else threads)
     facts = dict(session.get_modelmeta().custom_metadata_map)
     image, labels = _json_list(facts, "image", path), _json_list(facts, "labels", path)
     if len(image) != 3 or not all(isinstance(size, int) and size > 0 for size in image):
         raise InputError(f"{path} must say its image as [C, H, W], it says {image}: export it again")
-    return Classifier((image[0], image[1], image[2]), tuple(str(label) for label in labels), facts, session)
+    feed = session.get_inputs()[0].name
+    return Classifier(
+        (image[0], image[1], image[2]),
+        tuple(str(label) for label in labels),
+        facts,
+        lambda images: np.asarray(session.run(None, {feed: images})[0]),
+    )
+
+
+def _of_bundle(folder: Path, model: str | None, threads: int | None) -> Classifier:
+    with _input_errors():
+        bundle = Bundle(folder)
+        about = bundle.artefact(model)
+        if about["format"] == "onnx":
+            check_model(bundle.read(about["file"]), about["file"])
+        network = open_network(bundle, model, threads)
+    facts = {**bundle.manifest, **about, "digest": bundle.digest}
+    return Classifier(bundle.shape, bundle.labels, facts, network, bundle.fit)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """What the modules that stand alone refuse, as our own error."""
+    try:
+        yield
+    except Refused as error:
+        raise InputError(str(error)) from error
 
 
 def _check_sidecar(path: Path, serialised: bytes) -> None:
@@ -136,13 +153,10 @@ def open_session(serialised: bytes, path: Path, threads: int) -> onnxruntime.Inf
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])
+        # without a fallback: it would print that it tries the same once more
+        return onnxruntime.InferenceSession(
+            serialised, options, providers=["CPUExecutionProvider"], enable_fallback=False
+        )
     except Exception as error:  # ONNX Runtime's exceptions have no public base
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} must be a model that ONNX Runtime loads, it is not: {reason}") from error
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities float32 (N, classes), computed in float64 so that every row adds up to one."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)

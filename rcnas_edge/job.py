@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rcnas_edge.board_seen import board_codes, unmeasured
+from rcnas_edge.bundling import make_bundle
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.console import Console
 from rcnas_edge.errors import BudgetError, RcnasError, TrainingError, UncheckedError
+from rcnas_edge.on_board import import_results, measure_on_boards, words
 from rcnas_edge.outcome import budgets_met, exit_code, report_values
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.report import write_report
@@ -62,11 +65,14 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> Compressed:
                 ("search", pipeline.search),
                 ("train", pipeline.train),
                 ("export", pipeline.export),
+                ("bundle", lambda: make_bundle(pipeline)),  # for boards, which may be slow: before the attacks
+                ("measure", lambda: measure_on_boards(pipeline)),
                 ("verify", pipeline.verify),
+                ("bundle", lambda: make_bundle(pipeline)),
             ):
                 begun = time.perf_counter()
                 work()
-                pipeline.seconds[name] = time.perf_counter() - begun
+                pipeline.seconds[name] = pipeline.seconds.get(name, 0.0) + time.perf_counter() - begun
         except (BudgetError, TrainingError, UncheckedError) as error:
             run.keep_setting(setting)  # the task that the report is of, also if one before it failed here too
             _tell_failure(pipeline, error, console)
@@ -79,7 +85,8 @@ def compress(setting: TaskSetting, out: Path, console: Console) -> Compressed:
             console.say("a budget is NOT met by the measured artefact: see the report")
         console.say(verdict.summary())
         console.say(f"report: {page}")
-        code = exit_code([verdict, *pipeline.beside.verdicts()], met)
+        boards = [*board_codes(pipeline), *(UncheckedError.exit_code for _ in unmeasured(pipeline))]
+        code = exit_code([verdict, *pipeline.beside.verdicts()], met, boards)
         return Compressed(out, pipeline.shipping.export().path, verdict, met, code)
 
 
@@ -100,6 +107,16 @@ def stage(setting: TaskSetting, out: Path, console: Console, work: Callable[[Pip
         result = work(pipeline)
         run.keep_setting(setting)
         return result
+
+
+def take_in(pipeline: Pipeline, results: Path, *, name: str | None = None, device: str | None = None) -> int:
+    """Take what a board found into a verified run, and tell of it; the exit code that the run has then."""
+    verdict = pipeline.verify()
+    board = import_results(pipeline, results, name=name, device=device)
+    console = pipeline.opened.console
+    for line in (verdict.summary(), *words(pipeline, board), f"report: {tell(pipeline)}"):
+        console.say(line)
+    return exit_code([verdict, *pipeline.beside.verdicts()], budgets_met(pipeline), board_codes(pipeline))
 
 
 def tell(pipeline: Pipeline) -> Path:

@@ -9,7 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rcnas_edge.beside import Made
+from rcnas_edge.board_bundle import MANIFEST
+from rcnas_edge.board_seen import measured_on, seen, unmeasured
 from rcnas_edge.breakdown import breakdown
+from rcnas_edge.bundle_replay import FOLDER
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.cost import OF_A_DEVICE, QUANTITIES, Budget, Cost, show
 from rcnas_edge.errors import BudgetError, InputError, RcnasError, TrainingError
@@ -61,6 +64,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
     final: Mapping[Target, Cost] = {}
     timings: Mapping[Target, Timing] = {}
     warnings: Mapping[Target, str] = {}
+    on_boards: Mapping[Target, str] = {}
     if "architecture" in present:
         architecture = pipeline.searching.architecture
         predicted = bench.costs(architecture)
@@ -69,6 +73,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
         warnings = cautions(bench, architecture)
     if "artefact" in present:
         final, timings = pipeline.shipping.final_costs(), pipeline.shipping.timings()
+        on_boards = {target: board.words for target, board in measured_on(pipeline).items()}
     values["targets"] = [
         {
             **asdict(target),
@@ -80,7 +85,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
         for target in bench.targets
     ]
     values["budgets"] = [
-        _budget(row, predicted.get(row.budget.target), final.get(row.budget.target), timed(bench))
+        _budget(row, predicted.get(row.budget.target), final.get(row.budget.target), timed(bench), on_boards)
         for row in budget_table(bench)
     ]
     if "search" in present:
@@ -107,7 +112,9 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
             not_checked += list(verdict.not_checked)
             clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
-        not_checked += pipeline.shipping.not_measured() + pipeline.beside.not_checked()
+        not_checked += pipeline.shipping.not_measured() + pipeline.beside.not_checked() + unmeasured(pipeline)
+        values["boards"] = seen(pipeline)
+        values["bundle"] = _bundle(pipeline)
     values["not_checked"] = not_checked if "artefact" in present else None
     no_further = all(before.get(stage) for stage in REACHED if values.get(stage))
     if failed is None and no_further and not any(artefact["verdict"] for artefact in values.get("artefacts", ())):
@@ -120,10 +127,19 @@ def _by_target(costs: Mapping[Target, Cost]) -> dict[str, Any]:
     return {str(target): cost.to_dict() for target, cost in costs.items()}
 
 
-def _budget(row: Feasibility, predicted: Cost | None, final: Cost | None, here: Iterable[Target]) -> dict[str, Any]:
-    """One budget, and what the student takes of it, which for a device that is not this machine is a prediction."""
+def _budget(
+    row: Feasibility,
+    predicted: Cost | None,
+    final: Cost | None,
+    here: Iterable[Target],
+    on_boards: Mapping[Target, str],
+) -> dict[str, Any]:
+    """One budget, and what the student takes of it: for a device that is not this machine a prediction, or measured
+    on the board of that name.
+    """
     budget = row.budget
-    only_predicted = budget.quantity in OF_A_DEVICE and budget.target not in here
+    only_predicted = budget.quantity in OF_A_DEVICE and budget.target not in (*here, *on_boards)
+    measured = f"{MEASURED} on {on_boards[budget.target]}" if budget.target in on_boards else MEASURED
     known = final is not None and not only_predicted
     return {
         "target": str(budget.target),
@@ -137,7 +153,23 @@ def _budget(row: Feasibility, predicted: Cost | None, final: Cost | None, here: 
         "predicted": None if predicted is None else predicted.get(budget.quantity),
         "measured": final.get(budget.quantity) if final is not None and known else None,
         "met": None if final is None else budget.met(final),
-        "basis": PREDICTED if only_predicted else MEASURED if budget.quantity in OF_A_DEVICE else COUNTED,
+        "basis": PREDICTED if only_predicted else measured if budget.quantity in OF_A_DEVICE else COUNTED,
+    }
+
+
+def _bundle(pipeline: Pipeline) -> dict[str, Any] | None:
+    """The bundle that lies in the run's folder, as its manifest says."""
+    path = pipeline.opened.run / FOLDER / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    replay = manifest.get("replay") or {}
+    return {
+        "path": FOLDER,
+        "digest": manifest["digest"],
+        "files": sorted([*manifest["files"], MANIFEST]),
+        "replay_images": replay.get("n", 0),
+        "replay_points": replay.get("points", 0),
     }
 
 
@@ -241,9 +273,12 @@ def budgets_met(pipeline: Pipeline) -> bool:
     return all(budget.met(costs[budget.target]) for budget in pipeline.opened.bench.budgets)
 
 
-def exit_code(verdicts: Iterable[Verdict], met: bool) -> int:
-    """0, or the smallest of 3 (a budget was not met), 4 (a gate failed) and 5 (inconclusive), of all attacked files."""
-    codes = [code for code in (0 if met else 3, *(verdict.exit_code for verdict in verdicts)) if code]
+def exit_code(verdicts: Iterable[Verdict], met: bool, boards: Iterable[int] = ()) -> int:
+    """0, or the smallest of 3 (a budget was not met), 4 (a gate failed) and 5 (inconclusive), of all attacked files.
+
+    `boards` are the codes of what was seen, or was to be seen, on boards.
+    """
+    codes = [code for code in (0 if met else 3, *(verdict.exit_code for verdict in verdicts), *boards) if code]
     return min(codes, default=0)
 
 

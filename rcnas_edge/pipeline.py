@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from rcnas_edge.beside import Beside
+from rcnas_edge.boards import board_target
 from rcnas_edge.checkpoint import Checkpoint
 from rcnas_edge.console import Console
 from rcnas_edge.export import Artefact
 from rcnas_edge.fitting import Fitting
 from rcnas_edge.opened import Opened
 from rcnas_edge.prepare import estimated_seconds
+from rcnas_edge.profile import Target
 from rcnas_edge.run import Run
 from rcnas_edge.searching import Searching
 from rcnas_edge.setting import TaskSetting
@@ -33,6 +35,7 @@ class Pipeline:
         self.verifying = Verifying(self.opened, self.shipping)
         self.beside = Beside(self.opened, self.shipping, self.verifying)
         self.seconds: dict[str, float] = {}
+        self.unmeasured: dict[Target, str] = {}
 
     def check(self) -> None:
         """Resolve every name that a later stage needs, so that a misfit is told before anything is spent."""
@@ -76,6 +79,16 @@ class Pipeline:
         attacked = [made.artefact for made in self.beside.made() if made.verdict is not None]
         self.verifying.cross_replay([self.shipping.export(), *attacked])
         return self.verifying.verify()
+
+    def artefacts(self) -> dict[str, Artefact]:
+        """The files that ship, by name: the artefact first, then those beside it."""
+        found = [self.shipping.export(), *(made.artefact for made in self.beside.made())]
+        return {artefact.path.name: artefact for artefact in found}
+
+    def commands(self) -> dict[Target, str]:
+        """The commands that measure a target on its board."""
+        asked = self.opened.setting.measure_commands
+        return {board_target(self.opened, device, first=True): command for device, command in asked}
 
     def present(self) -> set[str]:
         """Which stages have their files: search, architecture, training, artefact."""

@@ -314,6 +314,61 @@ ARTEFACT = Record(
         ),
     }
 )
+REPLAYED = Record(
+    {
+        "decision": Field(
+            Text(("replay agrees", "replay fails", "inconclusive", "not replayed")),
+            "whether the host's verdict carries over; a replay is transfer, no attack on the board, no more than that",
+            null=False,
+        ),
+        "reasons": Field(Many(Text()), "why, one sentence each", null=False),
+        "when": Field(Text(), "when it was replayed, by the board's clock"),
+        "n": Field(COUNT, "stored test images", null=False),
+        "points": Field(COUNT, "stored points that attacks made of them on the host", null=False),
+        "clean": Field(RATE, "right on the board, without an attack"),
+        "robust": Field(RATE, "right on the board as they are and at each of their points"),
+        "host_clean": Field(RATE, "the same on the host"),
+        "host_robust": Field(RATE, "the same on the host"),
+        "same": Field(RATE, "answers, right or wrong, of images and points that are as on the host"),
+        "loss": Field(LOSS, "robust accuracy that the board loses against the host, on the same images and points"),
+    }
+)
+BOARD_FILE = Record(
+    {
+        "file": _name("file of the bundle, or an engine that was built on the board"),
+        "sha256": _name("digest of the file that ran"),
+        "of": _name("ONNX file that an engine was built of, else the file itself"),
+        "of_sha256": _name("digest of that"),
+        "runtime": _name("runtime and version on the board"),
+        "provider": _name("execution provider, or the GPU"),
+        "threads": Field(Number(whole=True, least=1), "threads of the runtime", null=False),
+        "drift": Field(AMOUNT, "logits of the reference images against the host's, relative to the largest"),
+        "as_expected": Field(Flag(), "whether that is within the file's tolerance"),
+        "latency": Field(LATENCY, "as measured on the board"),
+        "replay": Field(REPLAYED, "accuracy on the board on stored examples"),
+    }
+)
+BOARD = Record(
+    {
+        "name": _name("what the board is called"),
+        "target": Field(
+            Text(), "profile/precision/threads of the target that it is, whose budgets its latency decides"
+        ),
+        "source": _name("imported, or the command that measured it"),
+        "machine": Field(Each(Anything()), "what the board says of itself: cpu, board, cores, system, python, numpy"),
+        "files_whole": Field(Flag(), "whether every file of the bundle was as it was made; null if not tested"),
+        "files": Field(Many(BOARD_FILE), "what ran there", null=False),
+    }
+)
+BUNDLE = Record(
+    {
+        "path": _name("folder, relative to the run's folder"),
+        "digest": _name("digest of the manifest, and with it of every file"),
+        "files": Field(Many(Text()), "names of its files", null=False),
+        "replay_images": Field(COUNT, "stored test images", null=False),
+        "replay_points": Field(COUNT, "stored points that attacks made of them", null=False),
+    }
+)
 SCHEMA = Record(
     {
         "task": Field(Anything(), "what was asked, as in task.toml", null=False),
@@ -326,6 +381,8 @@ SCHEMA = Record(
         "search": Field(SEARCH, "how the architecture was found", optional=True),
         "training": Field(TRAINING, "how the student was trained", optional=True),
         "artefacts": Field(Many(ARTEFACT), "the files that ship", optional=True),
+        "boards": Field(Many(BOARD), "what was seen of these files on boards", optional=True),
+        "bundle": Field(BUNDLE, "the folder that ships", optional=True),
         "not_checked": Field(Many(Text()), "what this run did not check, one sentence each", optional=True),
         "versions": Field(Each(Anything()), "version by package, interpreter and machine", optional=True),
         "seconds": Field(Each(AMOUNT), "time by stage of the run", optional=True),

@@ -15,6 +15,7 @@ from typing import Any
 
 from rcnas_edge.bounds import PRECISIONS
 from rcnas_edge.errors import InputError
+from rcnas_edge.reading import read_limited
 from rcnas_edge.target import Target
 
 LIMITS = {
@@ -30,8 +31,11 @@ LIMITS = {
 DEFAULT_LIMITS = {"max_macs": "40%", "max_latency": "60%"}
 """Used when no budget is given at all."""
 
-SEVERAL = ("profile", *LIMITS)
-"""Options that can be given several times; in a task file a list, in the value itself one text with commas."""
+SEVERAL = {**dict.fromkeys(("profile", *LIMITS), ", "), "measure_command": "\n"}
+"""Options that can be given several times; in a task file a list, in the value itself one text with this between."""
+
+MOST_TASK = 20_000
+"""Bytes of a task file: Python's parser takes quadratic time in the parts of a dotted key."""
 
 EVERY_DEVICE = ""
 """In the place of a device's name: a limit that holds for each of them."""
@@ -82,6 +86,7 @@ class TaskSetting:
     level: str = "standard"
     min_robust: float | None = None
     max_robust_drop: float | None = None
+    measure_command: str | None = None
     seed: int = 0
     device: str = "auto"
 
@@ -110,6 +115,7 @@ class TaskSetting:
         self._check_precisions()
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"--device is auto, cpu or cuda, got {self.device!r}")
+        _ = self.measure_commands
         for name in LIMITS:
             _by_device(name, getattr(self, name), [target.profile for target in self.targets])
 
@@ -137,6 +143,25 @@ class TaskSetting:
     def aim(self) -> str:
         """The precision that budgets and gates are about; the first one if none was named."""
         return self.target_precision or self.precisions[0]
+
+    @property
+    def measure_commands(self) -> tuple[tuple[str | None, str], ...]:
+        """The commands that measure on a board, each with the name of its device, or None where none is given."""
+        devices = [target.profile for target in self.targets]
+        found: list[tuple[str | None, str]] = []
+        for line in (self.measure_command or "").splitlines():
+            device, named, command = line.partition("=")
+            own = bool(named) and device.strip() in devices
+            found.append((device.strip(), command.strip()) if own else (None, line.strip()))
+        for device, command in found:
+            if not command:
+                raise InputError("--measure-command is what the shell runs, or DEVICE=COMMAND, got an empty one")
+            if [other for other, _ in found].count(device) > 1:
+                raise InputError(
+                    f"a device is measured by one --measure-command, {device or 'the one without a name'} has several: "
+                    "write them as one, with && between"
+                )
+        return tuple(found)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -182,6 +207,9 @@ class TaskSetting:
                     f"--max-latency {device}=60%"
                 )
             own: dict[str, Any] = {name: limits.get(quantity) for name, quantity in LIMITS.items()}
+            if None in dict(self.measure_commands) and len(texts) > 1:
+                raise InputError("with --per-device each --measure-command names its device, as DEVICE=COMMAND: add it")
+            own["measure_command"] = dict(self.measure_commands).get(device, dict(self.measure_commands).get(None))
             alone[device] = replace(self, profile=text, **own)
         return alone
 
@@ -208,7 +236,7 @@ class TaskSetting:
             key: float(value) if isinstance(value, int) and key in _FLOATS and not isinstance(value, bool) else value
             for key, value in values.items()
         }
-        joined = {key: ", ".join(values[key]) for key in SEVERAL if _are_texts(values.get(key))}
+        joined = {key: between.join(values[key]) for key, between in SEVERAL.items() if _are_texts(values.get(key))}
         return cls(**typed | joined)  # type: ignore[arg-type]
 
 
@@ -252,11 +280,11 @@ def _by_device(name: str, text: str | None, devices: list[str]) -> dict[str, str
 def read_task(path: Path) -> dict[str, Any]:
     """The values of a task file by field; InputError names a file that is missing or not TOML."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_limited(path, MOST_TASK, "a task file").decode("utf-8"))
     except OSError as error:
         raise InputError(f"a task file is a TOML file, {path} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"a task file is a TOML file, {path} is not: {error}") from error
+    except (ValueError, RecursionError) as error:  # tomllib's own, bytes that are no UTF-8, numbers without an end
+        raise InputError(f"a task file is a TOML file, {path} is not: {' '.join(str(error).split())[:200]}") from error
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 

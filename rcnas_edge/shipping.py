@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rcnas_edge.boards import Boards
 from rcnas_edge.calibrating import IMAGES, Calibration, calibration_images
 from rcnas_edge.cost import Cost, show
 from rcnas_edge.export import Artefact, read_artefact
@@ -22,7 +23,7 @@ class Shipping:
     """The folder artefacts/."""
 
     def __init__(self, opened: Opened, fitting: Fitting) -> None:
-        self.opened, self.fitting = opened, fitting
+        self.opened, self.fitting, self.boards = opened, fitting, Boards(opened)
 
     def depends(self) -> dict[str, Any]:
         """What an export depends on."""
@@ -31,9 +32,14 @@ class Shipping:
             "profiles": {str(target): profile.digest() for target, profile in self.opened.bench.profiles.items()},
         }
 
+    @property
+    def path(self) -> Path:
+        """The artefact's file."""
+        return self.opened.run / "artefacts" / f"model.{self.opened.setting.format}"
+
     def export(self) -> Artefact:
         """Write the artefact, then time the very file where a target is this machine (artefacts/latency.json)."""
-        path = self.opened.run / "artefacts" / f"model.{self.opened.setting.format}"
+        path = self.path
         depends = self.depends()
         if self.opened.run.done("artefacts/latency.json", depends) is not None:
             return read_artefact(path)
@@ -82,11 +88,15 @@ class Shipping:
         return {target: Timing(**known["timings"][str(target)]) for target in timed(self.opened.bench)}
 
     def final_costs(self) -> dict[Target, Cost]:
-        """What the artefact costs: its size, and its latency where it was timed; the rest by its rows."""
-        costs = self.opened.bench.costs(self.fitting.searching.architecture)
-        return real_costs(costs, self.export().bytes, self.timings())
+        """What the artefact costs: its size, and its latency where it was timed; the rest by its rows.
+
+        Of a target that is a board, what the board found counts.
+        """
+        costs, artefact = self.opened.bench.costs(self.fitting.searching.architecture), self.export()
+        there = {target: benched.timing for target, (_, benched) in self.boards.timings(artefact).items()}
+        return real_costs(costs, artefact.bytes, {**self.timings(), **there})
 
     def not_measured(self) -> list[str]:
         """One sentence for each target whose latency is a prediction."""
-        bench = self.opened.bench
-        return [not_measured(target, bench.profiles[target]) for target in predicted(bench)]
+        bench, there = self.opened.bench, self.boards.timings(read_artefact(self.path)) if self.path.is_file() else {}
+        return [not_measured(target, bench.profiles[target]) for target in predicted(bench) if target not in there]

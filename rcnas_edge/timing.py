@@ -118,7 +118,7 @@ def reference_model() -> bytes:
 
 
 def pace_model() -> bytes:
-    """The reference kernel as every ONNX Runtime of the last years reads it: its operators are the same since opset 17."""
+    """The reference kernel as old runtimes read it too: what its operators compute is the same since opset 17."""
     import onnx
 
     proto = onnx.load_from_string(reference_model())

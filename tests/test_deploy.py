@@ -61,12 +61,14 @@ def test_an_empty_batch_and_float64_pixels_are_fine(shipped):
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (np.zeros((2, 3, 4, 4), dtype=np.float32), r"shape \(N, 1, 4, 4\), got \(2, 3, 4, 4\)"),
-        (np.zeros(IMAGE, dtype=np.float32), r"image\[None\]"),
-        (np.zeros((2, *IMAGE), dtype=np.uint8), "divide 8-bit images by 255"),
-        (np.full((2, *IMAGE), 255.0, dtype=np.float32), r"in \[0, 1\], got 255 to 255"),
-        (np.full((2, *IMAGE), -0.5, dtype=np.float32), r"in \[0, 1\], got -0.5"),
-        (np.full((2, *IMAGE), np.nan, dtype=np.float32), r"in \[0, 1\], got nan"),
+        (
+            np.zeros((2, 3, 4, 4), dtype=np.float32),
+            r"shape \(N, 1, 4, 4\), the array has \(2, 3, 4, 4\): bring it to 4 x 4",
+        ),
+        (np.zeros((2, *IMAGE), dtype=np.int64), r"8-bit integers \(uint8\) or floats in \[0, 1\], the array has int64"),
+        (np.full((2, *IMAGE), 255.0, dtype=np.float32), r"in \[0, 1\], the array has 255 to 255: divide"),
+        (np.full((2, *IMAGE), -0.5, dtype=np.float32), r"in \[0, 1\], the array has -0.5"),
+        (np.full((2, *IMAGE), np.nan, dtype=np.float32), r"in \[0, 1\], the array has nan"),
     ],
 )
 def test_images_it_cannot_classify_are_refused_with_a_sentence(shipped, images, words):

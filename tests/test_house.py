@@ -121,6 +121,7 @@ ROOMS = {
         6,
         also=(
             "report_bars",
+            "report_boards",
             "report_curves",
             "report_drawing",
             "report_fields",
@@ -142,6 +143,8 @@ ROOMS = {
             "answering",
             "beside",
             "board_results",
+            "board_seen",
+            "board_verdict",
             "boards",
             "bundle_program",
             "bundle_readme",

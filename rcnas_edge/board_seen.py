@@ -1,0 +1,113 @@
+"""What was seen on boards of a run's files, beside the verdicts of the host: for its report and its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rcnas_edge.board_bundle import REPLAY
+from rcnas_edge.board_results import Benched, Ran
+from rcnas_edge.board_verdict import NOT_REPLAYED, Replay, judged
+from rcnas_edge.boards import Board
+from rcnas_edge.bundle_replay import FOLDER, read_replay
+from rcnas_edge.checkpoint import file_sha256
+from rcnas_edge.export import Artefact
+from rcnas_edge.pipeline import Pipeline
+from rcnas_edge.profile import Target
+from rcnas_edge.verify import LEVELS
+
+OTHER_EXAMPLES = (
+    "it replayed other stored examples than the bundle has now: copy the bundle again, and run 'python3 run.py replay'"
+)
+LATENCY = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
+
+
+def replays(pipeline: Pipeline, board: Board) -> list[Replay]:
+    """What the replays of a board say of files as they are now; none of them if its stored examples were others."""
+    path = pipeline.opened.run / FOLDER / REPLAY
+    files = pipeline.artefacts()
+    wanted = [one for one in board.results.replayed if one.ran.of_sha256 in _digests(files)]
+    if not wanted or not path.is_file() or file_sha256(path) != board.results.replay:
+        return []
+    stored, margin, found = read_replay(path), LEVELS[pipeline.opened.setting.level].margin, []
+    for one in wanted:
+        source = _digests(files)[one.ran.of_sha256]
+        found.append(judged(one, stored, pipeline.verifying.known_verdict(source), margin))
+    return found
+
+
+def seen(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """The boards of report.json: of each what it is, and per file latency, drift and replay."""
+    files, found = pipeline.artefacts(), []
+    for board in pipeline.shipping.boards.of(files):
+        results = board.results
+        judgements = {_key(replay.ran): replay.to_dict() for replay in replays(pipeline, board)}
+        if results.replayed and not judgements:
+            judgements = {_key(one.ran): _not_replayed(one.when) for one in results.replayed}
+        drifts = {_key(one.ran): one for one in results.answered}
+        timings = {_key(one.ran): one for one in results.benched}
+        rows = []
+        for key, ran in {_key(ran): ran for ran in results.ran() if ran.of_sha256 in _digests(files)}.items():
+            answered = drifts.get(key)
+            rows.append(
+                {
+                    **{name: value for name, value in asdict(ran).items() if name != "runtime"},
+                    "runtime": ran.runtime.split(",")[0],
+                    "drift": None if answered is None else answered.drift,
+                    "as_expected": None if answered is None else answered.passed,
+                    "latency": _latency(timings.get(key)),
+                    "replay": judgements.get(key),
+                }
+            )
+        target = None if board.target is None else str(board.target)
+        about = {"name": board.name, "target": target, "source": board.source, "machine": dict(results.machine)}
+        found.append({**about, "files_whole": results.whole, "files": rows})
+    return found
+
+
+def board_codes(pipeline: Pipeline) -> list[int]:
+    """The exit codes of the replays of the artefact, and of engines built of it; other precisions inform."""
+    artefact = pipeline.shipping.export()
+    return [
+        replay.exit_code
+        for board in pipeline.shipping.boards.of({artefact.path.name: artefact})
+        for replay in replays(pipeline, board)
+        if replay.ran.of_sha256 == artefact.sha256
+    ]
+
+
+def unmeasured(pipeline: Pipeline) -> list[str]:
+    """One sentence for each --measure-command that has given no latency of the artefact yet."""
+    timings = pipeline.shipping.boards.timings(pipeline.shipping.export())
+    found = []
+    for target, command in pipeline.commands().items():
+        if target not in timings:
+            why = pipeline.unmeasured.get(target, "it was not run to its end")
+            found.append(f"The latency on {target} was to be measured by --measure-command {command!r}: {why}.")
+    return found
+
+
+def measured_on(pipeline: Pipeline) -> Mapping[Target, Board]:
+    """The board that a target's latency was measured on, where there is one."""
+    return {
+        target: board for target, (board, _) in pipeline.shipping.boards.timings(pipeline.shipping.export()).items()
+    }
+
+
+def _digests(files: Mapping[str, Artefact]) -> dict[str, Artefact]:
+    return {artefact.sha256: artefact for artefact in files.values()}
+
+
+def _key(ran: Ran) -> tuple[str, str, int]:
+    """A file as something ran it, whatever else is said of that."""
+    return ran.sha256, ran.provider, ran.threads
+
+
+def _latency(found: Benched | None) -> dict[str, Any] | None:
+    return None if found is None else {name: getattr(found.timing, name) for name in LATENCY}
+
+
+def _not_replayed(when: str) -> dict[str, Any]:
+    empty = dict.fromkeys(("clean", "robust", "host_clean", "host_robust", "same", "loss"))
+    return {"decision": NOT_REPLAYED, "reasons": [OTHER_EXAMPLES], "when": when, "n": 0, "points": 0, **empty}
