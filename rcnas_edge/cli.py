@@ -92,6 +92,11 @@ BUDGETS = options(
 )
 SEARCH = options(
     click.option("--strategy", help="rc-nas (default), evolution, random, uniform or robust-scaling."),
+    click.option(
+        "--agent",
+        help="Where rc-nas starts: the folder of a meta-trained agent, or none (from scratch); default the one that "
+        "ships, where it fits.",
+    ),
     click.option("--evaluations", type=int, help="Architectures to judge; default 12."),
     click.option("--judge-epochs", type=int, help="Epochs of the judge's short training; default 2."),
     click.option("--finalists", type=int, help="Recommended networks that are exported and timed; default 3."),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from rcnas_edge.agent import NO_AGENT, Start, find_agent, load_agent
 from rcnas_edge.calibrating import Calibration
 from rcnas_edge.console import Console
 from rcnas_edge.errors import InputError
@@ -43,7 +44,13 @@ class Opened:
                 )
         for target in self.setting.targets:
             check_profile(target, self.run)
-        strategy_class(self.setting.strategy)
+        if self.setting.agent not in (None, NO_AGENT):
+            if not self.takes_agent:
+                raise InputError(
+                    f"--agent is for a strategy with a policy (rc-nas), --strategy is {self.setting.strategy}: "
+                    "leave it out"
+                )
+            load_agent(str(self.setting.agent))
         _ = self.recipe, self.test_indices
 
     @cached_property
@@ -53,6 +60,24 @@ class Opened:
     @cached_property
     def bench(self) -> Bench:
         return open_bench(self.task, self.run, self.console)
+
+    @property
+    def takes_agent(self) -> bool:
+        """Whether the strategy has a policy that can start from another one's."""
+        return hasattr(strategy_class(self.setting.strategy), "adopt")
+
+    @cached_property
+    def start(self) -> Start:
+        """The agent that the search starts from, if any."""
+        if not self.takes_agent:
+            return Start(None, "")
+        return find_agent(
+            self.setting.agent,
+            family=self.task.family.name,
+            genes=self.task.space.genes,
+            dataset=self.task.data.name,
+            threat=self.task.threat,
+        )
 
     @cached_property
     def recipe(self) -> Recipe:

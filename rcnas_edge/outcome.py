@@ -312,7 +312,7 @@ def _search(pipeline: Pipeline) -> dict[str, Any]:
     chosen = pipeline.searching.architecture.picks if "architecture" in pipeline.present() else None
     genes = pipeline.opened.task.space.genes
     return {
-        **{name: found[name] for name in ("strategy", "judge", "evaluations", "seconds")},
+        **{name: found[name] for name in ("strategy", "agent", "judge", "evaluations", "seconds")},
         "candidates": [
             {
                 "architecture": named(genes, Architecture(tuple(candidate["picks"]))),

@@ -25,6 +25,7 @@ def search(content: Content) -> list[Element]:
         f"Strategy {searched['strategy']}, judge {searched['judge']}: {plain(searched['evaluations'])} architectures "
         f"judged in {duration(searched['seconds'])}; {within} of the {len(tried)} candidates are within the budgets."
     )
+    words += f" {_started(searched.get('agent'))}"
     scored = [(number, 100 * score, entry) for number, entry in tried if (score := _score(entry)) is not None]
     best: list[tuple[float, float]] = []
     for number, score, entry in scored:
@@ -50,6 +51,17 @@ def search(content: Content) -> list[Element]:
     ]
     note = "The judge ranks candidates before the final training; its numbers are not the verdict."
     return [element("p", words), element("div", *charts, class_="pair"), element("p", note, class_="note")]
+
+
+def _started(agent: Mapping[str, Any] | None) -> str:
+    """Where the search started, in one sentence."""
+    if agent is None:
+        return "It started from scratch."
+    saw = "one of them with" if agent["saw_data_and_attack"] else "none with"
+    return (
+        f"It started from the agent {agent['name']}, which was meta-trained on {plain(agent['tasks'])} tasks, {saw} "
+        "this data set and attack."
+    )
 
 
 def _scatters(

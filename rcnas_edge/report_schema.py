@@ -141,9 +141,18 @@ CANDIDATE = Record(
         "chosen": Field(Flag(), "whether it became the student", null=False),
     }
 )
+AGENT = Record(
+    {
+        "name": _name("the meta-trained agent's folder"),
+        "sha256": _name("of its weights' file"),
+        "tasks": Field(COUNT, "tasks of its meta-training"),
+        "saw_data_and_attack": Field(Flag(), "whether one of them had this data set and this ball", null=False),
+    }
+)
 SEARCH = Record(
     {
         "strategy": _name("search strategy"),
+        "agent": Field(AGENT, "what the search started from; null: from scratch", optional=True),
         "judge": _name("what judged the candidates"),
         "evaluations": Field(COUNT, "architectures judged"),
         "seconds": Field(AMOUNT, "time of the search, judging included"),

@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from rcnas_edge.agent import NO_AGENT
 from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
 from rcnas_edge.cost import Budget, Cost, show
 from rcnas_edge.errors import BudgetError, InputError
@@ -19,8 +21,10 @@ from rcnas_edge.prepare import TIMING_SECONDS, budget_table, for_timing, real_co
 from rcnas_edge.profile import Target
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
+from rcnas_edge.search.policy import PolicySearch
 from rcnas_edge.search.protocol import Candidate
 from rcnas_edge.space import Architecture, named
+from rcnas_edge.task import Task
 from rcnas_edge.train.recipe import recipe
 
 JUDGE_RECIPE, JUDGE_STEPS = "rslad-fast", 5
@@ -60,10 +64,7 @@ class Searching:
 
     @cached_property
     def judge(self) -> TrainedJudge:
-        images = len(self.opened.task.data.train)
-        short = recipe(JUDGE_RECIPE, examples=images, epochs=self.setting.judge_epochs, attack_steps=JUDGE_STEPS)
-        short = short.with_(learning_rate=short.learning_rate / 2)
-        return TrainedJudge(self.opened.task, short, cache=self.run.shared / "scores")
+        return short_judge(self.opened.task, epochs=self.setting.judge_epochs, cache=self.run.shared / "scores")
 
     def depends(self) -> dict[str, Any]:
         """What a search depends on."""
@@ -79,6 +80,7 @@ class Searching:
             "budgets": {budget.called(several=several): budget.limit for budget in bench.budgets},
             "profile": ", ".join(profile.digest() for profile in bench.profiles.values()),
             "strategy": self.setting.strategy,
+            "agent": NO_AGENT if self.opened.start.agent is None else self.opened.start.agent.sha256,
             "evaluations": self.setting.evaluations,
             "judge": self.judge.digest,
             "seed": self.setting.seed,
@@ -93,6 +95,11 @@ class Searching:
         self.feasibility()
         judge = self.judge
         search = strategy(self.setting.strategy, self.opened.bench, judge, seed=self.setting.seed)
+        agent = self.opened.start.agent
+        if self.opened.start.words:
+            self.console.say(self.opened.start.words)
+        if agent is not None and isinstance(search, PolicySearch):
+            search.adopt(agent.weights)
         candidates: list[Candidate] = []
         spent = judged = 0.0
         state_path = self.run / "search.state"
@@ -130,6 +137,7 @@ class Searching:
         order = search.recommend(len(candidates))
         values = {
             "strategy": self.setting.strategy,
+            "agent": None if agent is None else agent.told(self.opened.task.data.name, self.opened.task.threat),
             "judge": judge.name,
             "evaluations": len(candidates),
             "seconds": spent,
@@ -237,6 +245,12 @@ class Searching:
     def architecture(self) -> Architecture:
         """The architecture that was picked."""
         return Architecture(tuple(self.pick()["picks"]))
+
+
+def short_judge(task: Task, *, epochs: int, cache: Path) -> TrainedJudge:
+    """The judge of a task that trains for so many epochs; its scores are kept in the folder `cache`."""
+    short = recipe(JUDGE_RECIPE, examples=len(task.data.train), epochs=epochs, attack_steps=JUDGE_STEPS)
+    return TrainedJudge(task, short.with_(learning_rate=short.learning_rate / 2), cache=cache)
 
 
 def _missed(finalists: Sequence[Mapping[Target, Cost]], budgets: Sequence[Budget], *, several: bool) -> str:

@@ -72,6 +72,7 @@ class TaskSetting:
     max_size: str | None = None
     max_memory: str | None = None
     strategy: str = "rc-nas"
+    agent: str | None = None
     evaluations: int = 12
     judge_epochs: int = 2
     finalists: int = 3

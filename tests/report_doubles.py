@@ -228,6 +228,7 @@ def run_values() -> dict[str, Any]:
         },
         "search": {
             "strategy": "rc-nas",
+            "agent": None,
             "judge": "inherited weights + 2 epochs (5be1f0)",
             "evaluations": 40,
             "seconds": 61.3,
