@@ -318,9 +318,9 @@ def verify(
     if out is None:
         raise click.UsageError("name an ONNX file, or the folder of a run with --out")
     of_runs = ("level", "min_robust", "max_robust_drop", "device")
-    for name, value in flags.items():
-        if name not in of_runs and value is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for an ONNX file: a run has its own, leave it out")
+    for flag, value in flags.items():
+        if flag not in of_runs and value is not None:
+            raise click.UsageError(f"--{flag.replace('_', '-')} is for an ONNX file: a run has its own, leave it out")
     asked = {key: flags[key] for key in of_runs}
     if results is not None:
         from rcnas_edge.job import take_in
