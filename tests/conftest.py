@@ -66,3 +66,38 @@ def small_teacher(tmp_path_factory) -> Path:
     )
     teach(setting, folder, Silent())
     return folder
+
+
+@pytest.fixture(scope="session")
+def translations() -> dict:
+    """Graphs by the network that they were translated from."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def quick_runs(translations):
+    """For tests of whole runs: attacks of fewer steps, and no network is translated to ONNX twice.
+
+    A translation takes two seconds, and the runs begin with that of the same teacher; all else of an export is done.
+    """
+    import onnx
+    from rcnas_edge_exporters import onnx as exporting
+
+    from rcnas_edge import examination, sweep
+    from rcnas_edge.export import weights_digest
+
+    translate = exporting._translate
+
+    def once(model, image, opset):
+        key = (str(model), weights_digest(model), image, opset)
+        if key not in translations:
+            translations[key] = translate(model, image, opset)
+        graph = onnx.ModelProto()
+        graph.CopyFrom(translations[key])
+        return graph
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "_translate", once)
+        patched.setattr(examination, "STEPS", 20)
+        patched.setattr(sweep, "LADDER", (5, 10))
+        yield

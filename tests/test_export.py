@@ -234,6 +234,7 @@ def calibration() -> Calibration:
     return Calibration(images, clean=30, threat="linf:0.1:5")
 
 
+@pytest.mark.usefixtures("quick_runs")
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 1e-2), ("int8", 0.1)])
 def test_a_file_in_another_precision_says_so_and_how_far_it_drifts(exported, calibration, tmp_path, precision, most):
     model, fp32 = exported

@@ -17,6 +17,8 @@ from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def setting(small_teacher: Path) -> TaskSetting:

@@ -19,6 +19,8 @@ from rcnas_edge.precision import counted
 from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 
 @pytest.fixture(scope="module")
 def setting(small_teacher) -> TaskSetting:
