@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.reading import MOST_TEXT, read_limited
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +51,7 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON values; InputError names a file that is missing or not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_limited(path, MOST_TEXT, "a JSON file"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -81,8 +84,10 @@ def read_state(path: Path, *, device: torch.device | str = "cpu") -> tuple[dict[
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as file:
             values = json.loads((file.metadata() or {}).get("values", "{}"))
+            if not isinstance(values, dict):
+                raise ValueError("its values are no table")
             return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} must be a whole safetensors file, it is not: {error}") from error
 
 
@@ -106,6 +111,16 @@ class Checkpoint:
 
         kind = family(self.family)
         config = kind.config(self.network)
+        size = (self.folder / WEIGHTS).stat().st_size
+        try:
+            params = sum(layer.parameters for layer in kind.layers(config))
+        except ValueError as error:
+            raise InputError(f"{self.folder / NETWORK} must describe a network, it does not: {error}") from error
+        if params > size:  # told before anything of that size is made
+            raise InputError(
+                f"{self.folder / WEIGHTS} must hold the weights of the network, it has {size} bytes and "
+                f"{self.folder / NETWORK} describes {params} parameters: copy both"
+            )
         model = kind.build(config)
         tensors, _ = read_state(self.folder / WEIGHTS)
         assign_weights(model, tensors, self.folder / WEIGHTS)
@@ -146,10 +161,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return read_state(path)[0]
     import torch
 
+    _check_archive(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not plain weights
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or type(error).__name__
+        reason = "".join(letter if letter.isprintable() else "?" for letter in words.splitlines()[0].split(". ")[0])
         raise InputError(
             f"weights are a safetensors file or a state dict that torch loads with weights_only=True, {path} is not "
             f"({reason}): save model.state_dict()"
@@ -164,6 +181,20 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             f"a weights file holds a state dict (names to tensors), {path} holds a {type(loaded).__name__}"
         )
     return loaded
+
+
+def _check_archive(path: Path) -> None:
+    """InputError if a PyTorch file unpacks to more than it is: torch itself never compresses one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # the older format, or nothing that torch reads
+    if unpacked > path.stat().st_size:
+        raise InputError(
+            f"a weights file is as large as its tensors, {path} has {path.stat().st_size} bytes and would unpack to "
+            f"{unpacked}: save model.state_dict() anew"
+        )
 
 
 def assign_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

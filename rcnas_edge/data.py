@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.reading import told
 from rcnas_edge.space import Shape
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""By the file's content: some of the other formats that Pillow knows are programs, which it would run."""
+MOST_PIXELS = 90_000_000
+"""Of one image, before it is made small."""
+MOST_BYTES = 16_000_000_000
+"""Of all images of a folder, once they are."""
 
 
 @dataclass(frozen=True)
@@ -230,18 +240,51 @@ def _folder(root: Path | None, image_size: int | None) -> tuple[Split, Split | N
 
 
 def _read_classes(root: Path, size: int, expected: tuple[str, ...] | None) -> tuple[Split, tuple[str, ...]]:
-    from torchvision.datasets import ImageFolder
-
     try:
-        listing = ImageFolder(str(root))
-    except (FileNotFoundError, RuntimeError) as error:
-        raise InputError(f"a folder data set has one folder of images per class, {root} has not: {error}") from error
-    if expected is not None and tuple(listing.classes) != expected:
-        raise InputError(f"{root} has the classes {listing.classes}, train has {list(expected)}: make them the same")
+        listed = {folder.name: list(_listed(folder)) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    except OSError as error:
+        raise InputError(f"a folder data set is one that can be read, {error.filename} is not: {error}") from error
+    classes = tuple(listed)
+    for name, paths in listed.items():
+        if not name.isprintable():
+            raise InputError(f"a class has a name that can be shown, that of the folder {name!a} cannot: rename it")
+        if not paths:
+            raise InputError(
+                f"a class has a folder of images ({', '.join(EXTENSIONS)}), {told(root / name)} has none: remove it"
+            )
+    if not classes:
+        raise InputError(f"a folder data set has one folder of images per class, {told(root)} has no folder at all")
+    if expected is not None and classes != expected:
+        raise InputError(f"{root} has the classes {list(classes)}, train has {list(expected)}: make them the same")
+    samples = [(path, label) for label, paths in enumerate(listed.values()) for path in paths]
+    if len(samples) * 3 * size**2 > MOST_BYTES:
+        raise InputError(
+            f"the images of a folder take at most {MOST_BYTES / 1e9:g} GB, {len(samples)} of {size}x{size} take more: "
+            "make --image-size smaller, or leave some out"
+        )
     # listed class by class: mixed, so that the first so many images of a split stand for all of its classes
-    samples = [listing.samples[index] for index in np.random.default_rng(0).permutation(len(listing.samples))]
-    images = np.stack([_read_image(Path(path), size) for path, _ in samples])
-    return Split(images, np.array([label for _, label in samples], dtype=np.int64)), tuple(listing.classes)
+    samples = [samples[index] for index in np.random.default_rng(0).permutation(len(samples))]
+    images = np.stack([_read_image(path, size) for path, _ in samples])
+    return Split(images, np.array([label for _, label in samples], dtype=np.int64)), classes
+
+
+def _listed(folder: Path) -> Iterator[Path]:
+    """The images of a folder and of those inside it, links followed, in the order of torchvision's ImageFolder."""
+    for inside in sorted(_folders(folder), key=str):
+        yield from (
+            path for path in sorted(inside.iterdir()) if path.name.lower().endswith(EXTENSIONS) and not path.is_dir()
+        )
+
+
+def _folders(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """A folder and those inside it; InputError for one that lies in itself."""
+    real = folder.resolve()
+    if real in above:
+        raise InputError(f"a folder of images ends somewhere, {told(folder)} is a link back to one around it")
+    yield folder
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _folders(path, (*above, real))
 
 
 def _read_image(path: Path, size: int) -> np.ndarray:
@@ -252,16 +295,27 @@ def _read_image(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        if not path.is_file():
+            raise InputError(f"an image is a regular file, {told(path)} is none: remove it")
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(
+                    f"an image has at most {MOST_PIXELS / 1e6:g} million pixels, {told(path)} has "
+                    f"{image.width}x{image.height}: make it smaller"
+                )
             if image.mode in ("I", "F"):
                 raise InputError(
-                    f"an image has 8 or 16 bits per channel, {path} has 32 (mode {image.mode}): convert it"
+                    f"an image has 8 or 16 bits per channel, {told(path)} has 32 (mode {image.mode}): convert it"
                 )
             wide = image.mode.startswith("I;16")
             grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if wide else image
             square = ImageOps.fit(grey.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"every file of a folder data set is a readable image, {path} is not: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many types for damaged files
+        reason = " ".join(str(error).split()).replace(str(path), path.name)
+        words = f"every file of a folder data set is a readable image, {told(path)} is not: {reason[:200]}"
+        raise InputError("".join(letter if letter.isprintable() else "?" for letter in words)) from error
     return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
 
 

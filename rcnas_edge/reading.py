@@ -12,6 +12,12 @@ MOST_TEXT = 50_000_000
 """Bytes of a text (JSON or TOML) that is read."""
 
 
+def told(path: Path) -> str:
+    """The name of a file in a sentence: escaped where its letters cannot be shown."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
 def read_limited(path: Path, most: int, what: str) -> bytes:
     """The bytes of a regular file of at most `most`; OSError if it cannot be read, InputError if it is another kind.
 
@@ -25,9 +31,11 @@ def read_limited(path: Path, most: int, what: str) -> bytes:
     with open(handle, "rb") as file:
         there = os.fstat(handle)
         if not stat.S_ISREG(there.st_mode):
-            raise InputError(f"{what} is a regular file, {path} is none: put a file there")
+            raise InputError(f"{what} is a regular file, {told(path)} is none: put a file there")
         content = file.read(most + 1) if there.st_size <= most else b""
     size = max(there.st_size, len(content))
     if size > most:
-        raise InputError(f"{what} has at most {most / 1e6:g} MB, {path} has {size / 1e6:.0f} MB: is it the right one?")
+        raise InputError(
+            f"{what} has at most {most / 1e6:g} MB, {told(path)} has {size / 1e6:.0f} MB: is it the right one?"
+        )
     return content

@@ -37,6 +37,9 @@ SEVERAL = {**dict.fromkeys(("profile", *LIMITS), ", "), "measure_command": "\n"}
 MOST_TASK = 20_000
 """Bytes of a task file: Python's parser takes quadratic time in the parts of a dotted key."""
 
+MOST_LETTERS, MOST_NUMBER = 1000, 2**53
+"""Of one text in a task, and of its whole numbers."""
+
 EVERY_DEVICE = ""
 """In the place of a device's name: a limit that holds for each of them."""
 
@@ -95,8 +98,12 @@ class TaskSetting:
         for field in fields(self):
             value = getattr(self, field.name)
             kind = _TYPES[str(field.type).split(" ")[0]]
+            if isinstance(value, int) and abs(value) > MOST_NUMBER:
+                raise InputError(f"{flag(field.name)} is a number of at most {MOST_NUMBER}, got a larger one")
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise InputError(f"{flag(field.name)} is of type {field.type}, got {value!r}")
+                raise InputError(f"{flag(field.name)} is of type {field.type}, got {repr(value)[:80]}")
+            if isinstance(value, str) and len(value) > MOST_LETTERS:
+                raise InputError(f"{flag(field.name)} is at most {MOST_LETTERS} letters, got {len(value)}: shorten it")
             if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise InputError(
                     f"{flag(field.name)} is text that UTF-8 can write, got {value!r}: rename what it names"
@@ -232,9 +239,9 @@ class TaskSetting:
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-                raise InputError(f"{where} has no key {key!r}; {hint}")
+                raise InputError(f"{where} has no key {key[:80]!r}; {hint}")
         typed = {
-            key: float(value) if isinstance(value, int) and key in _FLOATS and not isinstance(value, bool) else value
+            key: float(value) if key in _FLOATS and type(value) is int and abs(value) <= MOST_NUMBER else value
             for key, value in values.items()
         }
         joined = {key: between.join(values[key]) for key, between in SEVERAL.items() if _are_texts(values.get(key))}
