@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_an_update_makes_a_good_episode_likelier_and_a_bad_one_less() -> None:
     def likelihood(episode: tuple[Architecture, ...]) -> float:
         picks = search._observer.one_hot(episode)
         starts = [search._bench.start, *episode[:-1]]
-        masks = torch.from_numpy(np.stack(search._masks(episode)))
+        masks = torch.from_numpy(np.stack(search._drawing.masks(episode)))
         with torch.no_grad():
             logs = search._network.log_probabilities(search._observer(starts, [0, 1, 2]), picks, masks)
         return float((logs * picks).sum())
@@ -134,6 +135,7 @@ def test_the_baseline_moves_exponentially_and_the_best_episodes_are_kept() -> No
 
 def test_the_policy_judges_better_networks_than_chance_does() -> None:
     bench = ToyBench(("macs", 0.8))
+    alone = PolicyConfig(critic=False)
 
     def mean(search: Any) -> float:
         for _ in range(5):  # what it learns from
@@ -142,7 +144,7 @@ def test_the_policy_judges_better_networks_than_chance_does() -> None:
         return sum(scores) / len(scores)
 
     gains = [
-        mean(PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=seed)))
+        mean(PolicySearch(bench, CountingJudge(bench.space), replace(alone, seed=seed)))
         - mean(RandomSearch(bench, CountingJudge(bench.space), RandomConfig(seed=seed)))
         for seed in range(4)
     ]
@@ -151,13 +153,51 @@ def test_the_policy_judges_better_networks_than_chance_does() -> None:
 
 def test_the_greedy_decode_takes_its_place_once_and_fits() -> None:
     bench = ToyBench(*LIMITS)
-    search = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(greedy_every=1))
-    greedy = search._greedy()
+    search = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(greedy_every=1, critic=False))
+    greedy = search._drawing.greedy()
     assert greedy is not None
     assert len(greedy) == 3
     first = search.step()
     assert first[0].architecture == greedy[-1]
     assert first[0].feasible
+
+
+def test_an_agents_values_choose_the_first_networks_and_are_corrected_by_what_is_judged() -> None:
+    bench = ToyBench(("macs", 0.8))
+    wants = {5: 3}  # the value head likes a narrow stage 2, which the judge does not
+
+    def search() -> PolicySearch:
+        made = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=3))
+        weights = made.state_dict()["weights"]
+        made.adopt(weights)
+        made._values = lambda architectures: np.array(
+            [0.3 * sum(one.picks[place] == pick for place, pick in wants.items()) for one in architectures]
+        )
+        return made
+
+    informed = search()
+    first = informed.step()
+    assert all(candidate.architecture.picks[5] == 3 for candidate in first)
+    later = [candidate for _ in range(15) for candidate in informed.step()]
+    assert sum(candidate.architecture.picks[5] == 0 for candidate in later) > len(later) / 2
+
+
+def test_an_adopted_agent_is_part_of_the_state_and_its_values_stay_as_they_were() -> None:
+    bench = ToyBench(*LIMITS)
+    taught = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=1))
+    weights = taught.state_dict()["weights"]
+    weights["value.weight"] = torch.linspace(-1, 1, weights["value.weight"].numel())[None]
+    search = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=2))
+    search.adopt(weights)
+    ends = [Architecture((1, 3, 3, 0, 3, 3)), Architecture((1, 2, 2, 1, 2, 2))]
+    before = search._values(ends)
+    for _ in range(3):
+        search.step()
+    np.testing.assert_array_equal(search._values(ends), before)
+    resumed = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=2))
+    resumed.load_state_dict(search.state_dict())
+    np.testing.assert_array_equal(resumed._values(ends), before)
+    assert [one.architecture for one in resumed.step()] == [one.architecture for one in search.step()]
 
 
 def test_a_policy_is_taken_over_between_spaces_of_equal_shape() -> None:

@@ -44,6 +44,9 @@ class PolicyNetwork(nn.Module):
     The links [ours] make the policy autoregressive over the genes at the price of one encoding per step: the logit of
     a pick gets one learned number for each pick of the genes before it. Heads and links start at zero, so that a fresh
     policy is even.
+
+    The value head [ours] says of a whole network what the judge would: its robust accuracy as a share of the
+    teacher's. It is trained with the encoder, before a search, and zero in a fresh network.
     """
 
     _before: Tensor
@@ -56,6 +59,7 @@ class PolicyNetwork(nn.Module):
         self.heads = nn.ModuleList(
             nn.Linear(self.encoder.width, sum(self.sizes[index] for index in members)) for members in stages
         )
+        self.value = nn.Linear(len(stages) * self.encoder.width, 1)
         gene_of = torch.repeat_interleave(torch.arange(len(genes)), torch.tensor(self.sizes))
         self.links = nn.Parameter(torch.zeros(len(gene_of), len(gene_of)))
         self.register_buffer("_before", (gene_of[:, None] < gene_of[None, :]).float(), persistent=False)
@@ -89,6 +93,11 @@ class PolicyNetwork(nn.Module):
             for index, part in zip(members, head(encoded).split([self.sizes[i] for i in members], dim=1), strict=True):
                 parts[index] = part
         return torch.cat(parts, dim=1)
+
+    def values(self, state: State) -> Tensor:
+        """(N,): the robust accuracy of networks as a share of the teacher's, from `Observer.finished`."""
+        values: Tensor = self.value(torch.cat(self.encoder(state), dim=1))
+        return values.squeeze(1)
 
     def link_weights(self) -> Tensor:
         """(options, options): what a pick made (row) adds to the logit of a pick of a later gene (column)."""

@@ -20,7 +20,7 @@ LARGEST_LOG_RATIO = 3.0
 
 @dataclass(frozen=True)
 class State:
-    """N states: stages (N, G, F), lips (N, 1) as log(1 + LIPS), cost (N, 6) as ln(cost / limit) in [-3, 3] a quantity."""
+    """N states: stages (N, G, F), lips (N, 1) as log(1 + LIPS), cost (N, 6) as ln(cost / limit) in [-3, 3]."""
 
     stages: Tensor
     lips: Tensor
@@ -53,20 +53,30 @@ class Observer:
         self._slots = max(self._width(indices) for indices in self.stages)
         self.features = self._width(self._stem) + self._slots + 2 + len(bench.task_vector)
         """Numbers per row."""
-        self._known: dict[tuple[int, ...], tuple[list[list[float]], float, list[float]]] = {}
+        self._known: dict[tuple[int, ...], tuple[list[list[float]], list[float]]] = {}
 
     def __call__(self, architectures: Sequence[Architecture], steps: Sequence[int]) -> State:
         """The states of architectures (N,) at the steps (N,) of their episodes."""
+        return self._states(architectures, steps, [self._lips(architecture) for architecture in architectures])
+
+    def finished(self, architectures: Sequence[Architecture]) -> State:
+        """The states of architectures (N,) after the last step, for `PolicyNetwork.values`.
+
+        LIPS is 0: it takes a pass through the network, and values are asked of many that are never built.
+        """
+        return self._states(architectures, [self._steps] * len(architectures), [0.0] * len(architectures))
+
+    def _states(self, architectures: Sequence[Architecture], steps: Sequence[int], lips: Sequence[float]) -> State:
         known = [self._read(architecture) for architecture in architectures]
         task = list(self._bench.task_vector)
         rows = [
             [[*row, step / self._steps, *task] for row in stages]
-            for (stages, _, _), step in zip(known, steps, strict=True)
+            for (stages, _), step in zip(known, steps, strict=True)
         ]
         return State(
             torch.tensor(rows, dtype=torch.float32),
-            torch.tensor([[lips] for _, lips, _ in known], dtype=torch.float32),
-            torch.tensor([cost for _, _, cost in known], dtype=torch.float32),
+            torch.tensor(lips, dtype=torch.float32)[:, None],
+            torch.tensor([cost for _, cost in known], dtype=torch.float32),
         )
 
     def one_hot(self, architectures: Sequence[Architecture]) -> Tensor:
@@ -74,10 +84,12 @@ class Observer:
         genes = self._bench.space.genes
         return torch.tensor([sum(one_hot(genes, architecture), ()) for architecture in architectures])
 
-    def _read(self, architecture: Architecture) -> tuple[list[list[float]], float, list[float]]:
+    def _lips(self, architecture: Architecture) -> float:
+        return math.log1p(max(0.0, self._bench.features(architecture)))
+
+    def _read(self, architecture: Architecture) -> tuple[list[list[float]], list[float]]:
         if architecture.picks not in self._known:
-            lips = math.log1p(max(0.0, self._bench.features(architecture)))
-            self._known[architecture.picks] = (self._rows(architecture), lips, self._log_ratios(architecture))
+            self._known[architecture.picks] = (self._rows(architecture), self._log_ratios(architecture))
         return self._known[architecture.picks]
 
     def _rows(self, architecture: Architecture) -> list[list[float]]:

@@ -3,17 +3,18 @@
 "Reinforced Compressive Neural Architecture Search for Versatile Adversarial Robustness", KDD 2024 (arXiv 2406.06792).
 From the paper: the stage-wise encoder, one policy head per stage, several steps per episode, vanilla policy gradient
 (`encoder`, `observe`). Its algorithms and hyper-parameters are not published; ours are, all of them in this file:
-an episode is three revisions of the whole network that start at the teacher, and the last one is judged; its picks are
-masked to the budgets and never a network that was judged (`sampling`), while the first two may overshoot, since the
-policy sees their cost; batches of two against an exponential baseline; an entropy bonus; epsilon exploration; the best
-five episodes are imitated in every update; the greedy decode, repaired by `derive`, takes a place in every fifth batch.
-The log-probability that is learnt from is that of the policy under the budget masks: neither epsilon nor the networks
-left out because they were judged are in it.
+an episode is three revisions of the whole network that start at the teacher, and the last one is judged (`episodes`);
+its picks are masked to the budgets and never a network that was judged (`sampling`); a critic chooses among many
+episodes that are proposed, and among changes to the best ones by one pick (`critic`); batches of two against an
+exponential baseline; an entropy bonus; epsilon exploration; the best five episodes are imitated in every update.
+The log-probability that is learnt from is that of the policy under the budget masks: neither epsilon, nor the critic's
+choice, nor the networks left out because they were judged are in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,18 +24,16 @@ import torch
 from rcnas_edge.cost import QUANTITIES
 from rcnas_edge.errors import InputError
 from rcnas_edge.search.cached import CachedBench
-from rcnas_edge.search.derive import derive
+from rcnas_edge.search.critic import Critic
 from rcnas_edge.search.encoder import PolicyNetwork
+from rcnas_edge.search.episodes import Episode, Episodes
 from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_judge
 from rcnas_edge.search.resume import identity, require_own
 from rcnas_edge.search.reward import compression, reward
-from rcnas_edge.search.sampling import Prefix, Sampler, draw_pick, generator_state, restore_generator
+from rcnas_edge.search.sampling import generator_state, restore_generator
 from rcnas_edge.space import Architecture
-
-Episode = tuple[Architecture, ...]
-"""The architecture after each step; the last one is judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +54,25 @@ class PolicyConfig:
     replay: int = 5
     replay_weight: float = 1.0
     greedy_every: int = 5
-    """Batches per greedy decode."""
+    """Batches per greedy decode, where no critic is asked."""
+    critic: bool = True
+    """Whether a critic chooses among proposals; without one every draw of the policy is judged."""
+    proposals: int = 64
+    """Draws of the policy per batch that the critic chooses from."""
+    revised: int = 3
+    """Of the best episodes judged, and of the proposals that most is expected of, whose changes by one pick are
+    proposals too."""
+    climbs: int = 1
+    """How often the latter are changed, where an agent's values lead the way."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "greedy_every"):
+        for name in ("steps", "batch", "greedy_every", "proposals"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
         for name in ("baseline_rate", "discount", "epsilon"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is in [0, 1], got {getattr(self, name)}")
-        for name in ("learning_rate", "entropy", "replay", "replay_weight"):
+        for name in ("learning_rate", "entropy", "replay", "replay_weight", "revised", "climbs"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is not negative, got {getattr(self, name)}")
 
@@ -81,7 +89,6 @@ class PolicySearch:
         self.config = config or PolicyConfig()
         self._bench = CachedBench.of(bench)
         self._pool = Pool(self._bench, judge, map_judge=map_judge)
-        self._sampler = Sampler(self._bench)
         self._observer = Observer(self._bench, steps=self.config.steps)
         self._generator = np.random.default_rng(self.config.seed)
         self._network = PolicyNetwork.fresh(
@@ -92,7 +99,16 @@ class PolicySearch:
             generator=torch.Generator().manual_seed(self.config.seed),
         )
         self._optimiser = torch.optim.Adam(self._network.parameters(), lr=self.config.learning_rate)
-        self._offsets = np.cumsum([0, *self._network.sizes])
+        self._drawing = Episodes(
+            self._bench,
+            self._network,
+            self._observer,
+            self._pool.seen,
+            steps=self.config.steps,
+            epsilon=self.config.epsilon,
+        )
+        self._critic = Critic(self._bench)
+        self._informed: PolicyNetwork | None = None
         self._baseline: float | None = None
         self._updates = 0
         self._elites: list[tuple[float, Episode]] = []
@@ -113,83 +129,84 @@ class PolicySearch:
 
     # episodes
 
-    @torch.no_grad()
     def _episodes(self) -> list[Episode]:
         """Up to `batch` episodes that end in different networks, none judged before."""
-        greedy = self._greedy() if self._updates % self.config.greedy_every == self.config.greedy_every - 1 else None
-        episodes = [] if greedy is None else [greedy]
-        links = self._network.link_weights().numpy()
-        drawn: list[list[Architecture]] = [[] for _ in range(self.config.batch - len(episodes))]
-        current = [self._bench.start] * len(drawn)
-        for step in range(self.config.steps - 1):
-            logits = self._network.logits(self._observer(current, [step] * len(current))).numpy() if drawn else ()
-            current = [self._revise(self._weights(row, links)) for row in logits]
-            for episode, architecture in zip(drawn, current, strict=True):
-                episode.append(architecture)
-        if drawn:
-            logits = self._network.logits(self._observer(current, [self.config.steps - 1] * len(current))).numpy()
-            for episode, row in zip(drawn, logits, strict=True):
-                last = self._finish(self._weights(row, links), {self._bench.key(one[-1]) for one in episodes})
-                if last is None:
-                    break
-                episodes.append((*episode, last))
+        return self._screened() if self.config.critic else self._unscreened()
+
+    def _unscreened(self) -> list[Episode]:
+        """As the policy draws them; every fifth batch has the greedy decode."""
+        due = self._updates % self.config.greedy_every == self.config.greedy_every - 1
+        greedy = self._drawing.greedy() if due else None
+        return self._drawn([] if greedy is None else [greedy])
+
+    def _drawn(self, episodes: list[Episode]) -> list[Episode]:
+        """These episodes, and further ones up to `batch`, as the policy draws them."""
+        for begun, weigh in self._drawing.begun(self.config.batch - len(episodes), self._generator):
+            last = self._drawing.finish(weigh, {self._bench.key(one[-1]) for one in episodes}, self._generator)
+            if last is None:
+                break
+            episodes.append((*begun, last))
         return episodes
 
-    def _revise(self, weigh: Callable[[Prefix, np.ndarray], np.ndarray]) -> Architecture:
-        """A step before the last: any architecture of the space, within the budgets or not."""
-        prefix: Prefix = ()
-        for size in self._network.sizes:
-            every = np.ones(size, dtype=bool)
-            prefix = (*prefix, draw_pick(weigh(prefix, every), every, self._generator))
-        return Architecture(prefix)
+    def _screened(self) -> list[Episode]:
+        """The proposals that the critic expects most of; as the policy draws them where it has nothing to go by."""
+        if not len(self._pool) and self._informed is None:
+            return self._drawn([])
+        proposals = self._proposals()
+        expected = self._expected(proposals)
+        for _ in range(0 if self._informed is None else self.config.climbs):
+            best = sorted(proposals, key=expected.__getitem__, reverse=True)[: self.config.revised]
+            fresh = {key: one for each in best for key, one in self._keyed(self._drawing.neighbours(proposals[each]))}
+            fresh = {key: one for key, one in fresh.items() if key not in proposals}
+            proposals |= fresh
+            expected |= self._expected(fresh)
+        ranked = sorted(proposals, key=expected.__getitem__, reverse=True)
+        chosen: list[Episode] = []
+        for key in ranked:
+            if len(chosen) < self.config.batch and self._drawing.reachable(proposals[key][-1]):
+                chosen.append(proposals[key])
+        return self._drawn(chosen)
 
-    def _finish(self, weigh: Callable[[Prefix, np.ndarray], np.ndarray], taken: set[Any]) -> Architecture | None:
-        """The last step: within the budgets and a new network, or None if there is none left."""
-        return self._sampler.draw(
-            lambda prefix: weigh(prefix, self._sampler.allowed(prefix)),
-            lambda architecture: self._pool.seen(architecture) or self._bench.key(architecture) in taken,
-            self._generator,
+    def _proposals(self) -> dict[Hashable, Episode]:
+        """Episodes by the network (key) that they end in: draws, the greedy decode, changes to the best by one pick."""
+        found: list[Episode] = []
+        for begun, weigh in self._drawing.begun(self.config.batch, self._generator):
+            count = self.config.proposals // self.config.batch
+            found += self._drawing.proposals(begun, weigh, count, self._generator)
+        greedy = self._drawing.greedy()
+        found += [] if greedy is None else [greedy]
+        for _, episode in self._elites[: self.config.revised]:
+            found += self._drawing.neighbours(episode)
+        return dict(self._keyed(found))
+
+    def _keyed(self, episodes: Iterable[Episode]) -> Iterator[tuple[Hashable, Episode]]:
+        for episode in episodes:
+            yield self._bench.key(episode[-1]), episode
+
+    def _expected(self, proposals: Mapping[Hashable, Episode]) -> dict[Hashable, float]:
+        """The improvement that the critic expects of each proposal."""
+        if not proposals:
+            return {}
+        ends = [episode[-1] for episode in proposals.values()]
+        candidates = self._pool.candidates
+        judged = [candidate.architecture for candidate in candidates]
+        improvement = self._critic.improvement(
+            ends,
+            judged,
+            [self._reward(candidate) for candidate in candidates],
+            proposed_values=self._values(ends),
+            judged_values=self._values(judged),
         )
-
-    def _weights(self, logits: np.ndarray, links: np.ndarray) -> Callable[[Prefix, np.ndarray], np.ndarray]:
-        """From logits (options of all genes,) to the weights of a gene's picks, epsilon of them even."""
-
-        def weigh(prefix: Prefix, allowed: np.ndarray) -> np.ndarray:
-            gene = self._linked(logits, links, prefix)
-            shares = np.exp(np.where(allowed, gene - gene[allowed].max(), -np.inf))
-            epsilon = self.config.epsilon
-            return (1.0 - epsilon) * shares / shares.sum() + epsilon * allowed / allowed.sum()
-
-        return weigh
-
-    def _linked(self, logits: np.ndarray, links: np.ndarray, prefix: Prefix) -> np.ndarray:
-        """Logits (options,) of the gene after the prefix, with what the picks of the prefix add."""
-        columns = slice(self._offsets[len(prefix)], self._offsets[len(prefix) + 1])
-        rows = [offset + pick for offset, pick in zip(self._offsets, prefix, strict=False)]
-        return logits[columns] + links[rows, columns].sum(axis=0)
+        return dict(zip(proposals, improvement.tolist(), strict=True))
 
     @torch.no_grad()
-    def _greedy(self) -> Episode | None:
-        """The likeliest picks at every step, the last repaired by `derive`; None if that network was judged."""
-        links = self._network.link_weights().numpy()
-        episode: list[Architecture] = []
-        values: list[list[float]] = []
-        for step in range(self.config.steps):
-            current = episode[-1] if episode else self._bench.start
-            logits = self._network.logits(self._observer([current], [step])).numpy()[0]
-            prefix: Prefix = ()
-            values = []
-            for _ in self._network.sizes:
-                gene = self._linked(logits, links, prefix)
-                values.append((gene - gene.max()).tolist())
-                prefix = (*prefix, int(gene.argmax()))
-            episode.append(Architecture(prefix))
-        episode[-1] = derive(values, self._bench)
-        # the masks are conservative: what they cannot reach could not be learnt from either
-        reachable = all(
-            self._sampler.allowed(episode[-1].picks[:place])[pick] for place, pick in enumerate(episode[-1].picks)
-        )
-        return tuple(episode) if reachable and not self._pool.seen(episode[-1]) else None
+    def _values(self, architectures: Sequence[Architecture]) -> np.ndarray | None:
+        """What the agent that was adopted says of networks (N,); None without one."""
+        if self._informed is None:
+            return None
+        if not architectures:
+            return np.zeros(0)
+        return self._informed.values(self._observer.finished(architectures)).double().numpy()
 
     # learning
 
@@ -210,7 +227,7 @@ class PolicySearch:
         starts = [architecture for episode in replayed for architecture in (self._bench.start, *episode[:-1])]
         steps = list(range(config.steps)) * len(replayed)
         picks = self._observer.one_hot([architecture for episode in replayed for architecture in episode])
-        allowed = torch.from_numpy(np.stack([mask for episode in replayed for mask in self._masks(episode)]))
+        allowed = torch.from_numpy(np.stack([mask for episode in replayed for mask in self._drawing.masks(episode)]))
         discounts = [config.discount ** (config.steps - 1 - step) for step in range(config.steps)]
         credit = torch.tensor([weight * discount for weight in weights for discount in discounts])
         # (episodes x steps, options of all genes)
@@ -227,12 +244,6 @@ class PolicySearch:
         ranked = sorted([*self._elites, *zip(rewards, episodes, strict=True)], key=lambda pair: -pair[0])
         self._elites = ranked[: config.replay]
 
-    def _masks(self, episode: Episode) -> list[np.ndarray]:
-        """Which picks (options of all genes,) were allowed at each step."""
-        picks = episode[-1].picks
-        last = np.concatenate([self._sampler.allowed(picks[:place]) for place in range(len(picks))])
-        return [np.ones_like(last)] * (len(episode) - 1) + [last]
-
     # state
 
     def state_dict(self) -> dict[str, Any]:
@@ -241,9 +252,10 @@ class PolicySearch:
         return {
             **identity(self.name, self.config),
             "pool": self._pool.state_dict(),
-            "sampler": self._sampler.state_dict(),
+            "sampler": self._drawing.sampler.state_dict(),
             "generator": generator_state(self._generator),
-            "weights": {name: tensor.detach().clone() for name, tensor in self._network.state_dict().items()},
+            "weights": _weights(self._network),
+            "adopted": None if self._informed is None else _weights(self._informed),
             "moments": {
                 str(index): {name: tensor.detach().clone() for name, tensor in values.items()}
                 for index, values in moments.items()
@@ -260,9 +272,12 @@ class PolicySearch:
         """Continue exactly where the state was taken; InputError for the state of another search."""
         require_own(state, self.name, self.config)
         self._pool.load_state_dict(state["pool"])
-        self._sampler.load_state_dict(state["sampler"])
+        self._drawing.sampler.load_state_dict(state["sampler"])
         restore_generator(self._generator, state["generator"])
-        self.adopt(state["weights"])
+        self._informed = None
+        if state["adopted"] is not None:
+            self.adopt(state["adopted"])
+        self._load(state["weights"])
         moments = {int(index): dict(values) for index, values in state["moments"].items()}
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
@@ -274,7 +289,15 @@ class PolicySearch:
         ]
 
     def adopt(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take over the policy of another search (`weights` in its state): the space has genes of the same shape."""
+        """Begin with the policy and the values of another search (`weights` in its state), as an agent has them.
+
+        The space has genes of the same shape, InputError otherwise. The values stay as they are: what is judged here
+        corrects them in the critic.
+        """
+        self._load(weights)
+        self._informed = copy.deepcopy(self._network)
+
+    def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
         given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if given != shapes:
@@ -284,3 +307,7 @@ class PolicySearch:
                 "search from scratch here"
             )
         self._network.load_state_dict(dict(weights))
+
+
+def _weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

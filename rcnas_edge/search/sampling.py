@@ -33,6 +33,7 @@ class Sampler:
         self._bench = bench
         self._sizes = [len(gene.options) for gene in bench.space.genes]
         self._masks: dict[Prefix, np.ndarray] = {}
+        self._reaches: dict[Prefix, bool] = {}
         self._closed: set[Prefix] = set()
 
     @property
@@ -43,10 +44,34 @@ class Sampler:
     def allowed(self, prefix: Prefix) -> np.ndarray:
         """Which picks (options,) of the gene after the prefix keep the budgets within reach."""
         if prefix not in self._masks:
-            rest = self._bench.cheapest.picks[len(prefix) + 1 :]
             picks = range(self._sizes[len(prefix)])
-            self._masks[prefix] = np.array([self._bench.fits(Architecture((*prefix, pick, *rest))) for pick in picks])
+            self._masks[prefix] = np.array([self.reaches((*prefix, pick)) for pick in picks])
         return self._masks[prefix]
+
+    def reaches(self, prefix: Prefix) -> bool:
+        """Whether the cheapest completion of these picks keeps the budgets."""
+        if prefix not in self._reaches:
+            rest = self._bench.cheapest.picks[len(prefix) :]
+            self._reaches[prefix] = self._bench.fits(Architecture((*prefix, *rest)))
+        return self._reaches[prefix]
+
+    def propose(
+        self, weigh: Callable[[Prefix, np.ndarray], np.ndarray], generator: np.random.Generator
+    ) -> Architecture | None:
+        """One architecture drawn by the weights within the budgets, seen or not; None where a gene has no pick left.
+
+        As `draw`, but a mask is asked for the pick that was drawn only, so that few costs are computed.
+        """
+        prefix: Prefix = ()
+        for size in self._sizes:
+            left = np.ones(size, dtype=bool)
+            weights = weigh(prefix, left)
+            while not self.reaches((*prefix, pick := draw_pick(weights, left, generator))):
+                left[pick] = False
+                if not left.any():
+                    return None
+            prefix = (*prefix, pick)
+        return Architecture(prefix)
 
     def draw(
         self, weigh: Weigh, seen: Callable[[Architecture], bool], generator: np.random.Generator
