@@ -1,8 +1,8 @@
 """Reads images for a shipped network: files, arrays and Pillow's images become float32 (N, C, H, W) in [0, 1].
 
-The file stands alone: Python 3.9 or later and numpy. Files of numpy (.npy) are always read, PNG files too (those of 8
-or 16 bits per channel that are not interlaced); every other kind of image, and a resize, needs Pillow. What is of the
-wrong size, kind or range is refused in one sentence: nothing is ever scaled that nobody asked to have scaled.
+The file stands alone: Python 3.9 or later and numpy. Files of numpy (.npy) are always read, PNG files too (those that
+are not interlaced); every other kind of image, and a resize, needs Pillow. What is of the wrong size, kind or range is
+refused in one sentence: nothing is ever scaled that nobody asked to have scaled.
 """
 
 from __future__ import annotations
@@ -147,17 +147,21 @@ def png_pixels(path: Path) -> np.ndarray:
         header, palette, packed = _png_chunks(raw)
         width, height, depth, colour, _, _, interlaced = header
         samples = PNG_CHANNELS[colour]
-        if depth not in (8, 16) or interlaced or (colour == 3 and depth != 8) or not 0 < width * height <= MOST_PIXELS:
+        if depth not in (1, 2, 4, 8, 16) or interlaced or not 0 < width * height <= MOST_PIXELS:
             raise Refused(
-                f"without Pillow PNG files of 8 or 16 bits per channel are read, not interlaced, {path} is another "
-                f"({width} x {height}, {depth} bits, interlaced {interlaced}): {PILLOW}"
+                f"without Pillow PNG files that are not interlaced are read, of at most {MOST_PIXELS} pixels, {path} "
+                f"is another ({width} x {height}, {depth} bits, interlaced: {'yes' if interlaced else 'no'}): {PILLOW}"
             )
-        row = width * samples * depth // 8
+        row = -(-width * samples * depth // 8)
         lines = zlib.decompressobj().decompress(packed, height * (row + 1))
         rows = np.frombuffer(lines, dtype=np.uint8).reshape(height, row + 1)
-        flat = _unfiltered(rows, samples * depth // 8)
+        flat = _unfiltered(rows, max(1, samples * depth // 8))
         if depth == 16:
             flat = flat[:, ::2]  # the upper eight bits
+        elif depth < 8:
+            bits = np.unpackbits(flat, axis=1)[:, : width * depth].reshape(height, width, depth)
+            flat = bits @ (1 << np.arange(depth - 1, -1, -1)).astype(np.uint8)
+            flat = flat if colour == 3 else flat * np.uint8(255 // ((1 << depth) - 1))
         pixels = flat.reshape(height, width, samples)
         if colour == 3:
             pixels = np.frombuffer(palette, dtype=np.uint8).reshape(-1, 3)[pixels[:, :, 0]]

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,7 @@ def make_bundle(pipeline: Pipeline) -> Path:
     if is_whole(folder, made_of):
         return folder
     with pipeline.opened.console.task("packing the bundle", 1.0):
-        aside.mkdir(parents=True)
-        _fill(aside, pipeline, files, {**about, "made_of": made_of})
+        write_bundle(aside, _contents(pipeline, files, {**about, "made_of": made_of}))
     if folder.exists():
         os.replace(folder, old)
     os.replace(aside, folder)
@@ -164,59 +164,73 @@ def attacked(pipeline: Pipeline, files: Mapping[str, Artefact]) -> dict[str, Art
     }
 
 
-def _fill(folder: Path, pipeline: Pipeline, files: Mapping[str, Artefact], about: dict[str, Any]) -> None:
-    """Write every file of a bundle, the manifest last."""
-    for name, artefact in files.items():
+def _contents(pipeline: Pipeline, files: Mapping[str, Artefact], about: Mapping[str, Any]) -> Contents:
+    """What is packed of a run."""
+    setting, run = pipeline.opened.setting, pipeline.opened.run
+    arrays = {name: arrays_of(run, artefact) for name, artefact in attacked(pipeline, files).items()}
+    return Contents(
+        about=about,
+        artefacts=files,
+        predicts={
+            name: exporter(artefact.format).predict(artefact, threads=setting.targets[0].threads)
+            for name, artefact in files.items()
+            if artefact.format == setting.format
+        },
+        images=pipeline.opened.task.data.test.take(pipeline.opened.test_indices[:REFERENCES]).floats(),
+        stored=stored(arrays) if arrays else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What goes into a bundle: what the manifest says, the files by name, and their answers.
+
+    `predicts` run the ONNX files here; `images` float32 (n, C, H, W) are those that reference logits are given for;
+    `stored` are the examples to replay, None before the files were attacked.
+    """
+
+    about: Mapping[str, Any]
+    artefacts: Mapping[str, Artefact]
+    predicts: Mapping[str, Predict]
+    images: np.ndarray
+    stored: Stored | None
+
+
+def write_bundle(folder: Path, contents: Contents) -> None:
+    """Write every file of a bundle into a new folder, the manifest last, and flush them to the disk."""
+    folder.mkdir(parents=True)
+    for name, artefact in contents.artefacts.items():
         artefact.check()
         shutil.copyfile(artefact.path, folder / name)
-    _write(folder / "run.py", program().encode())
-    _write(folder / PACE, pace_model())
-    threads = pipeline.opened.setting.targets[0].threads
-    predicts = {
-        name: exporter(artefact.format).predict(artefact, threads=threads)
-        for name, artefact in files.items()
-        if artefact.format == pipeline.opened.setting.format
-    }
-    _write_reference(folder / REFERENCE, pipeline, predicts)
-    about["replay"] = None
-    arrays = {name: arrays_of(pipeline.opened.run, one) for name, one in attacked(pipeline, files).items()}
-    if arrays:
-        about["replay"] = _write_replay(folder / REPLAY, stored(arrays), predicts)
-    _write(folder / "README.md", readme(about).encode())
+    (folder / "run.py").write_text(program(), encoding="utf-8")
+    (folder / PACE).write_bytes(pace_model())
+    logits = {f"logits/{name}": ask(contents.images) for name, ask in contents.predicts.items()}
+    write_arrays(folder / REFERENCE, {"images": contents.images, **logits})
+    about, found = {**contents.about, "replay": None}, contents.stored
+    if found is not None:
+        host = {
+            f"host/{name}/{kind}": told for name, ask in contents.predicts.items() for kind, told in _host(ask, found)
+        }
+        write_arrays(folder / REPLAY, {**found.arrays(), **host})
+        about["replay"] = {
+            "n": len(found.labels),
+            "points": len(found.of),
+            "of_images": found.attacked,
+            "attacks": list(found.attacks),
+        }
+    (folder / "README.md").write_text(readme(about), encoding="utf-8")
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     text = json.dumps({"bundle": BUNDLE, "digest": BLANK, **about, "files": hashes}, indent=2, allow_nan=False) + "\n"
-    _write(folder / MANIFEST, text.replace(BLANK, sealed(text), 1).encode())
+    (folder / MANIFEST).write_bytes(text.replace(BLANK, sealed(text), 1).encode())
     for path in folder.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
 
 
-def _write_reference(path: Path, pipeline: Pipeline, predicts: Mapping[str, Predict]) -> None:
-    """Some test images with the logits that each ONNX file gave for them here."""
-    images = pipeline.opened.task.data.test.take(pipeline.opened.test_indices[:REFERENCES]).floats()
-    write_arrays(path, {"images": images, **{f"logits/{name}": ask(images) for name, ask in predicts.items()}})
-
-
-def _write_replay(path: Path, found: Stored, predicts: Mapping[str, Predict]) -> dict[str, Any]:
-    """The stored examples with the classes that each ONNX file gave for them here; what the manifest says of them."""
-    host = {f"host/{name}/{kind}": classes for name, ask in predicts.items() for kind, classes in _host(ask, found)}
-    write_arrays(path, {**found.arrays(), **host})
-    return {
-        "n": len(found.labels),
-        "points": len(found.of),
-        "of_images": found.attacked,
-        "attacks": list(found.attacks),
-    }
-
-
-def _host(ask: Callable[[np.ndarray], np.ndarray], found: Stored) -> list[tuple[str, np.ndarray]]:
+def _host(ask: Predict, found: Stored) -> list[tuple[str, np.ndarray]]:
     return [(kind, _classes(ask, getattr(found, kind))) for kind in ("images", "points")]
 
 
-def _classes(ask: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+def _classes(ask: Predict, images: np.ndarray) -> np.ndarray:
     parts = [ask(images[start : start + 256]).argmax(1) for start in range(0, len(images), 256)]
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
