@@ -246,7 +246,8 @@ def test_derive_refuses_what_cannot_be() -> None:
 # sampling
 
 
-def test_draws_follow_the_masked_weights() -> None:
+@pytest.mark.parametrize("how", ["draw", "propose"])
+def test_draws_follow_the_masked_weights(how: str) -> None:
     """Against exact arithmetic: the product over the genes of the weights on the allowed picks."""
     bench = CachedBench(ToyBench(("macs", 0.5)))
     sampler = Sampler(bench)
@@ -261,7 +262,10 @@ def test_draws_follow_the_masked_weights() -> None:
     draws, generator = 4000, np.random.default_rng(0)
     counts = dict.fromkeys(exact, 0)
     for _ in range(draws):
-        drawn = sampler.draw(lambda prefix: weights[len(prefix)], lambda one: False, generator)
+        if how == "draw":
+            drawn = sampler.draw(lambda prefix: weights[len(prefix)], lambda one: False, generator)
+        else:
+            drawn = sampler.propose(lambda prefix, mask: weights[len(prefix)], generator)
         counts[drawn] += 1
     for one, chance in exact.items():
         assert abs(counts[one] - draws * chance) < 5 * np.sqrt(draws * chance) + 1

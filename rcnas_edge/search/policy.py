@@ -54,11 +54,11 @@ class PolicyConfig:
     replay: int = 5
     replay_weight: float = 1.0
     greedy_every: int = 5
-    """Batches per greedy decode, where no critic is asked."""
+    """Batches per greedy decode."""
     critic: bool = True
     """Whether a critic chooses among proposals; without one every draw of the policy is judged."""
     proposals: int = 64
-    """Draws of the policy per batch that the critic chooses from."""
+    """Last steps of one episode, drawn for every batch, that the critic chooses from."""
     revised: int = 3
     """Of the best episodes judged, and of the proposals that most is expected of, whose changes by one pick are
     proposals too."""
@@ -135,9 +135,12 @@ class PolicySearch:
 
     def _unscreened(self) -> list[Episode]:
         """As the policy draws them; every fifth batch has the greedy decode."""
-        due = self._updates % self.config.greedy_every == self.config.greedy_every - 1
-        greedy = self._drawing.greedy() if due else None
+        greedy = self._greedy_if_due()
         return self._drawn([] if greedy is None else [greedy])
+
+    def _greedy_if_due(self) -> Episode | None:
+        due = self._updates % self.config.greedy_every == self.config.greedy_every - 1
+        return self._drawing.greedy() if due else None
 
     def _drawn(self, episodes: list[Episode]) -> list[Episode]:
         """These episodes, and further ones up to `batch`, as the policy draws them."""
@@ -169,11 +172,9 @@ class PolicySearch:
 
     def _proposals(self) -> dict[Hashable, Episode]:
         """Episodes by the network (key) that they end in: draws, the greedy decode, changes to the best by one pick."""
-        found: list[Episode] = []
-        for begun, weigh in self._drawing.begun(self.config.batch, self._generator):
-            count = self.config.proposals // self.config.batch
-            found += self._drawing.proposals(begun, weigh, count, self._generator)
-        greedy = self._drawing.greedy()
+        ((begun, weigh),) = self._drawing.begun(1, self._generator)
+        found = self._drawing.proposals(begun, weigh, self.config.proposals, self._generator)
+        greedy = self._greedy_if_due()
         found += [] if greedy is None else [greedy]
         for _, episode in self._elites[: self.config.revised]:
             found += self._drawing.neighbours(episode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,18 +61,23 @@ class Sampler:
     ) -> Architecture | None:
         """One architecture drawn by the weights within the budgets, seen or not; None where a gene has no pick left.
 
-        As `draw`, but a mask is asked for the pick that was drawn only, so that few costs are computed.
+        As `draw`, but few costs are computed: the masks are asked only for the first pick that cannot be afforded, which
+        is found by halves, since a longer prefix with the cheapest rest costs more.
         """
-        prefix: Prefix = ()
-        for size in self._sizes:
-            left = np.ones(size, dtype=bool)
-            weights = weigh(prefix, left)
-            while not self.reaches((*prefix, pick := draw_pick(weights, left, generator))):
-                left[pick] = False
-                if not left.any():
-                    return None
-            prefix = (*prefix, pick)
-        return Architecture(prefix)
+        picks: list[int] = []
+        while True:
+            for place in range(len(picks), len(self._sizes)):
+                every = np.ones(self._sizes[place], dtype=bool)
+                picks.append(draw_pick(weigh(tuple(picks), every), every, generator))
+            if self.reaches(tuple(picks)):
+                return Architecture(tuple(picks))
+            place = bisect_left(range(len(picks)), True, key=lambda last: not self.reaches(tuple(picks[: last + 1])))
+            prefix = tuple(picks[:place])
+            mask = self.allowed(prefix)
+            if not mask.any():
+                return None
+            every = np.ones(len(mask), dtype=bool)
+            picks = [*prefix, draw_pick(weigh(prefix, every), mask, generator)]
 
     def draw(
         self, weigh: Weigh, seen: Callable[[Architecture], bool], generator: np.random.Generator

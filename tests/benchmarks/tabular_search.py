@@ -22,9 +22,12 @@ from search_doubles import CountingJudge, Table, TableBench, read_table
 
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.search import strategy
+from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.space import Architecture
 
 STRATEGIES = ("rc-nas", "evolution", "random")
+PARTS = {"rc-nas without its critic": {"critic": False}, "rc-nas with an even policy": {"learning_rate": 0.0}}
+"""What is left of RC-NAS without one of its parts."""
 PARAMS = (0.13, 0.35, 0.65, 1.10)
 RESAMPLES = 2000
 
@@ -33,7 +36,11 @@ def evaluations(name: str, rows: Table, column: int, *, limit: float, within: fl
     """Networks judged until one is within so many points of the best that fits; most + 1 if none of `most` was."""
     bench = TableBench(limit, rows, column)
     best = max(row[column] for code, row in rows.items() if bench.fits(Architecture(code)))
-    search = strategy(name, bench, CountingJudge(bench.space, rule=lambda row: row[column]), seed=seed)
+    judge = CountingJudge(bench.space, rule=lambda row: row[column])
+    if name in PARTS:
+        search = PolicySearch(bench, judge, PolicyConfig(seed=seed, **PARTS[name]))
+    else:
+        search = strategy(name, bench, judge, seed=seed)
     count = 0
     while count < most and (found := search.step()):
         for candidate in found:
@@ -55,7 +62,8 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="nas_robbench_201_cifar10.csv or a table of its format")
     parser.add_argument("--column", help="the accuracy to search for; default the last one")
     parser.add_argument("--params", type=float, nargs="+", default=PARAMS, help="budgets in million parameters")
-    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
+    known = ", ".join(f"'{name}'" for name in PARTS)
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, help=f"by name, or {known}")
     parser.add_argument("--seeds", type=int, default=10, help="runs of each; seeds 0, 1, ...")
     parser.add_argument("--within", type=float, default=0.5, help="points of accuracy from the best that are near")
     parser.add_argument("--most", type=int, default=600, help="networks after which a run has failed")
