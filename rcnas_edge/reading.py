@@ -32,7 +32,7 @@ def read_limited(path: Path, most: int, what: str) -> bytes:
         there = os.fstat(handle)
         if not stat.S_ISREG(there.st_mode):
             raise InputError(f"{what} is a regular file, {told(path)} is none: put a file there")
-        content = file.read(most + 1) if there.st_size <= most else b""
+        content = file.read(there.st_size + 1) if there.st_size <= most else b""
     size = max(there.st_size, len(content))
     if size > most:
         raise InputError(

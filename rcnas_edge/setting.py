@@ -37,7 +37,7 @@ SEVERAL = {**dict.fromkeys(("profile", *LIMITS), ", "), "measure_command": "\n"}
 MOST_TASK = 20_000
 """Bytes of a task file: Python's parser takes quadratic time in the parts of a dotted key."""
 
-MOST_LETTERS, MOST_NUMBER = 1000, 2**53
+MOST_LETTERS, MOST_NUMBER = 4000, 2**53
 """Of one text in a task, and of its whole numbers."""
 
 EVERY_DEVICE = ""

@@ -24,12 +24,15 @@ SECONDS = 120.0
 MEMORY = 2_000_000_000
 """Bytes that this may take beside four times the file's own."""
 REFUSED = 2
+PROGRAM = ("-m", "rcnas_edge.trial")
+"""What the child runs."""
 
 
 def try_file(path: Path, feed: Feed, *, image: Shape, classes: int, data: str) -> None:
     """InputError if a classifier cannot be loaded and asked within SECONDS and MEMORY, with what the child said."""
-    asked = {"path": str(path), "feed": asdict(feed), "image": image, "classes": classes, "data": data}
-    command = [sys.executable, "-m", "rcnas_edge.trial", json.dumps(asked)]
+    asked: dict[str, Any] = {"path": str(path), "feed": asdict(feed), "image": image, "classes": classes, "data": data}
+    asked["memory"] = MEMORY
+    command = [sys.executable, *PROGRAM, json.dumps(asked)]
     limits = f"{SECONDS:g} s and {MEMORY / 1e9:g} GB beside four times its own size"
     try:
         child = subprocess.run(command, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
@@ -44,7 +47,7 @@ def try_file(path: Path, feed: Feed, *, image: Shape, classes: int, data: str) -
         raise InputError(f"a file answers for two images within {limits}, {path.name} broke the process: {ended}")
 
 
-def _limit(file_bytes: int) -> None:
+def _limit(memory: int) -> None:
     """Bound this process, where the system can: more memory, a file written or a core dump are errors."""
     try:
         import resource
@@ -52,7 +55,7 @@ def _limit(file_bytes: int) -> None:
         return
     pages = Path("/proc/self/statm")
     if pages.is_file():
-        most = int(pages.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY + 4 * file_bytes
+        most = int(pages.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
@@ -65,7 +68,7 @@ def _try(asked: dict[str, Any]) -> int:
     given: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in asked["feed"].items()}
     try:
         serialised = read_model(path)
-        _limit(len(serialised))
+        _limit(asked["memory"] + 4 * len(serialised))
         open_answering(
             serialised,
             path,

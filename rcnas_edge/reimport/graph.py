@@ -134,7 +134,12 @@ def tensor_of(tensor: onnx.TensorProto, name: str) -> Tensor:
     if tensor.data_type not in (*FLOATS, *WHOLE):
         kind = TensorProto.DataType.Name(tensor.data_type)
         raise InputError(f"a re-imported file holds real and 8, 32 and 64-bit whole numbers, {name} holds {kind}")
-    values = numpy_helper.to_array(tensor)
+    try:
+        values = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"a tensor has as many numbers as its shape says, {tensor.name!r} of {name} has not: {error}"
+        ) from error
     return torch.from_numpy(np.array(values, dtype=np.float32 if tensor.data_type in FLOATS else values.dtype))
 
 
