@@ -164,22 +164,14 @@ def test_the_greedy_decode_takes_its_place_once_and_fits() -> None:
 
 def test_an_agents_values_choose_the_first_networks_and_are_corrected_by_what_is_judged() -> None:
     bench = ToyBench(("macs", 0.8))
-    wants = {5: 3}  # the value head likes a narrow stage 2, which the judge does not
-
-    def search() -> PolicySearch:
-        made = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=3))
-        weights = made.state_dict()["weights"]
-        made.adopt(weights)
-        made._values = lambda architectures: np.array(
-            [0.3 * sum(one.picks[place] == pick for place, pick in wants.items()) for one in architectures]
-        )
-        return made
-
-    informed = search()
+    informed = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=3))
+    informed.adopt(informed.state_dict()["weights"])
+    # the values like a narrow stage 2, which costs 0.09 of accuracy; the best network of all has 0.4
+    informed._values = lambda ends: np.array([0.3 * (one.picks[5] == 3) for one in ends])
     first = informed.step()
     assert all(candidate.architecture.picks[5] == 3 for candidate in first)
-    later = [candidate for _ in range(15) for candidate in informed.step()]
-    assert sum(candidate.architecture.picks[5] == 0 for candidate in later) > len(later) / 2
+    scores = [candidate.score.robust for _ in range(15) for candidate in informed.step()]
+    assert max(scores) == pytest.approx(0.4)
 
 
 def test_an_adopted_agent_is_part_of_the_state_and_its_values_stay_as_they_were() -> None:

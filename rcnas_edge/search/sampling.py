@@ -61,8 +61,8 @@ class Sampler:
     ) -> Architecture | None:
         """One architecture drawn by the weights within the budgets, seen or not; None where a gene has no pick left.
 
-        As `draw`, but few costs are computed: the masks are asked only for the first pick that cannot be afforded, which
-        is found by halves, since a longer prefix with the cheapest rest costs more.
+        As `draw`, but few costs are computed: the masks are asked for the first pick only that cannot be afforded,
+        which is found by halves: a longer prefix with the cheapest rest costs more.
         """
         picks: list[int] = []
         while True:
