@@ -15,12 +15,15 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.tensorboard import TensorboardConsole
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 QUICK = {
     "subset": 300,
     "attack": ATTACK,
     "max_macs": "70%",
     "strategy": "random",
     "evaluations": 2,
+    "finalists": 1,
     "judge_epochs": 1,
     "epochs": 2,
     "batch_size": 16,

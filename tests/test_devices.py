@@ -37,6 +37,8 @@ from rcnas_edge.space import Architecture
 from rcnas_edge.timing import Timing
 from rcnas_edge.verify import LEVELS
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 PHONE = "pixel-4-cpu-1-large"
 """A profile that ships: TFLite, fitted to others' measurements of images of 224x224."""
 A, B = Target("board-a"), Target("board-b")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.task import open_task
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 PROGRAM = f"""
 from dataclasses import replace
@@ -148,12 +151,12 @@ def test_another_task_in_the_same_folder_is_refused(finished, setting, change, w
     assert Run(folder).setting() == setting
 
 
-def test_a_gate_that_cannot_be_passed_is_exit_code_4(finished, setting):
-    folder, _ = finished
+def test_a_gate_that_cannot_be_passed_is_exit_code_4(finished, setting, tmp_path):
+    folder = tmp_path / "a"
+    shutil.copytree(finished[0], folder)
     verdict = stage(replace(setting, min_robust=1.0), folder, Silent(), lambda pipeline: pipeline.verify())
     assert verdict.exit_code == 4
     assert verdict.decision != "robust"
-    stage(setting, folder, Silent(), lambda pipeline: pipeline.verify())
 
 
 def test_a_budget_that_cannot_be_met_is_told_before_any_training(setting, tmp_path):
@@ -284,6 +287,7 @@ def test_ctrl_c_is_130_and_resumable(setting, finished, tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Python ends by the signal itself, a shell's 130 as well, if what was interrupted ran inside exec() of a text
+    assert process.returncode in (130, -signal.SIGINT)
     assert "resumes" in errors
     assert "Traceback" not in errors
