@@ -82,7 +82,7 @@ def unmeasured(pipeline: Pipeline) -> list[str]:
     timings = pipeline.shipping.boards.timings(pipeline.shipping.export())
     found = []
     for target, command in pipeline.commands().items():
-        if target not in timings:
+        if target not in timings or timings[target][0].source != command:
             why = pipeline.unmeasured.get(target, "it was not run to its end")
             found.append(f"The latency on {target} was to be measured by --measure-command {command!r}: {why}.")
     return found

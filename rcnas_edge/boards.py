@@ -77,7 +77,11 @@ class Boards:
         return found
 
     def _target(self, board: Board) -> Target | None:
-        return board.target if board.target in self.opened.task.targets else None
+        """The target that a board is; what a command measured in the place of this machine counts while it is asked."""
+        if board.target is None or board.target not in self.opened.task.targets:
+            return None
+        asked = (IMPORTED, *(command for _, command in self.opened.setting.measure_commands))
+        return board.target if board.target not in self.opened.bench.here or board.source in asked else None
 
     def _benched(self, board: Board, target: Target, artefact: Artefact) -> Benched | None:
         """The latency that is the target's: with its threads, and by the runtime of its profile."""

@@ -16,7 +16,7 @@ from rcnas_edge.task import Bench
 
 TIMED = CPU
 """Runtimes of a profile that a file is timed with here: ONNX Runtime on a CPU."""
-ON_THE_DEVICE = "'python3 measure.py --model model.onnx' from 'rcnas-edge profile kit' measures the file on the device"
+ON_THE_DEVICE = "'python3 run.py bench' in the bundle measures the file there, 'rcnas-edge verify --import' takes it in"
 """What to do about a latency that was only predicted."""
 ENOUGH = 0.98
 """The least share of measured rows that a prediction is given without a warning for."""

@@ -121,6 +121,10 @@ def _no_number(text: str) -> float:
 
 
 def _results(values: object) -> Results:
+    if isinstance(values, Mapping) and "bundle" in values:
+        raise InputError(
+            "these are the results of a bundle: 'rcnas-edge verify --out RUN --import results.json' takes them"
+        )
     found = _table(
         "results", values, ("results", "kit", "runtime", "machine", "pairs", "networks", "threads", "models")
     )

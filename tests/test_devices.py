@@ -300,7 +300,7 @@ def test_a_run_on_two_boards_is_judged_by_prediction_and_says_so(
     assert report["artefacts"][0]["latency"] is None
     told = [line for line in report["not_checked"] if "was predicted, not measured" in line]
     assert [target in line for target, line in zip(("board-a", "board-b"), told, strict=True)] == [True, True]
-    assert all("python3 measure.py --model model.onnx" in line and "ESTIMATE" in line for line in told)
+    assert all("python3 run.py bench" in line and "ESTIMATE" in line for line in told)
     assert set(told) <= set(console.said)
     warnings = [entry["warning"] for entry in report["targets"]]
     assert [line[:34] for line in warnings] == ["0.0 % of the latency predicted on " for _ in warnings]
