@@ -221,6 +221,29 @@ def search(task: Path | None, out: Path, log: str | None, **flags: Any) -> int:
     return 0
 
 
+@cli.command("meta-train")
+@click.argument("tasks_file", required=False, metavar="[TASKS.toml]", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the agent.")
+@click.option("--data-root", help="Folder of data sets that the tasks file gives none for, in torchvision's layout.")
+@click.option("--tasks", type=int, help="Tasks drawn from the buffers; default 24.")
+@click.option("--evaluations", type=int, help="Architectures judged in each task; default 8.")
+@click.option("--together", type=int, help="Tasks of a round, which start from the same weights; default 2.")
+@click.option("--update", help="policy-gradient (default: a round's weights are taken over) or reptile.")
+@click.option("--workers", type=int, help="Processes that search a round's tasks; changes no result. Default 1.")
+@COMMON
+def meta_train(tasks_file: Path | None, out: Path, **flags: Any) -> int:
+    """Meta-train an agent for rc-nas over sampled tasks; the folder is what --agent takes.
+
+    TASKS.toml has buffers of data sets (with attacks and teachers), budgets and profiles; the default is that of the
+    agent that ships, as far as its data is at hand. The same command again resumes a run that was cut.
+    """
+    from rcnas_edge.meta_training import MetaSetting
+    from rcnas_edge.meta_training import meta_train as run_it
+
+    run_it(MetaSetting(tasks_file=tasks_file, **_given(flags)), out, TerminalConsole())
+    return 0
+
+
 def _list_recipes(context: click.Context, _: click.Parameter, asked: bool) -> None:
     """Every recipe with what it does and where it is from."""
     if not asked:

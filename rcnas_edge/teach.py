@@ -12,7 +12,7 @@ import torch
 from rcnas_edge.attacks import Threat, set_fast_float
 from rcnas_edge.checkpoint import NETWORK, digest_of, read_checkpoint, write_checkpoint
 from rcnas_edge.console import Console
-from rcnas_edge.data import load_dataset
+from rcnas_edge.data import Dataset, load_dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.fitting import tell_epoch
@@ -54,6 +54,27 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
 
     The folder is a checkpoint that `--teacher` takes. A killed training resumes to the same weights.
     """
+    data, threat = train_teacher(setting, out, console)
+    device = open_device(setting.device)
+    drawn = data.test.take(test_indices(data, setting.level, setting.seed))
+    with Run(out).locked():
+        checkpoint = read_checkpoint(out)
+        model, _ = checkpoint.build()
+        digest = digest_of([checkpoint.sha256, checkpoint.network])
+        images, labels = drawn.floats(), drawn.labels
+        key = flags_depend(digest, images, labels, threat, setting.level)
+        flags = read_flags(out / FLAGS, key)
+        if flags is None:
+            with console.task(f"attacking the teacher: {len(labels)} test images, {threat}", 1.0) as advance:
+                flags = attacked_flags(model.to(device), images, labels, threat, level=setting.level, advance=advance)
+            write_flags(out / FLAGS, key, *flags)
+    clean, robust = (Rate.of(flag) for flag in flags)
+    console.say(f"{out / NETWORK}: clean {clean}; robust at {threat} {robust}")
+    return clean, robust
+
+
+def train_teacher(setting: TeacherSetting, out: Path, console: Console) -> tuple[Dataset, Threat]:
+    """Train a teacher into the folder `out`, without attacking it; returns what it was trained on."""
     set_fast_float()
     device = open_device(setting.device)
     data = load_dataset(
@@ -62,7 +83,7 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
         image_size=setting.image_size,
         subset=setting.subset,
     )
-    drawn = data.test.take(test_indices(data, setting.level, setting.seed))
+    test_indices(data, setting.level, setting.seed)  # a level that is none is told before anything is trained
     threat = Threat.parse(setting.attack or data.threat)
     kind = family(setting.family)
     name = setting.network or kind.default_network
@@ -112,16 +133,4 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
             run.keep("training.json", depends, {"best": asdict(fitted.best), "seconds": fitted.seconds})
             (out / "begun.json").unlink(missing_ok=True)
             state.unlink(missing_ok=True)
-        checkpoint = read_checkpoint(out)
-        model, _ = checkpoint.build()
-        digest = digest_of([checkpoint.sha256, checkpoint.network])
-        images, labels = drawn.floats(), drawn.labels
-        key = flags_depend(digest, images, labels, threat, setting.level)
-        flags = read_flags(out / FLAGS, key)
-        if flags is None:
-            with console.task(f"attacking the teacher: {len(labels)} test images, {threat}", 1.0) as advance:
-                flags = attacked_flags(model.to(device), images, labels, threat, level=setting.level, advance=advance)
-            write_flags(out / FLAGS, key, *flags)
-    clean, robust = (Rate.of(flag) for flag in flags)
-    console.say(f"{out / NETWORK}: clean {clean}; robust at {threat} {robust}")
-    return clean, robust
+    return data, threat

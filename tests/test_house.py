@@ -160,6 +160,7 @@ ROOMS = {
             "here",
             "job",
             "measuring",
+            "meta_curves",
             "meta_training",
             "on_board",
             "kit",
