@@ -10,7 +10,7 @@ import pytest
 import torch
 from verify_doubles import Linear, numpy_of
 
-from rcnas_edge import making, witness
+from rcnas_edge import examination, making, witness
 from rcnas_edge.attacks import Threat, headline
 from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.keeping import Spent, keeping, streamed
@@ -28,6 +28,12 @@ LEVEL = Level(
 def data() -> tuple[np.ndarray, np.ndarray]:
     images = np.random.default_rng(0).uniform(0.2, 0.8, (N, 1, 4, 4)).astype(np.float32)
     return images, numpy_of(Linear(classes=5))(images).argmax(1)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How strong the attacks are is not looked at."""
+    monkeypatch.setattr(examination, "STEPS", 20)
 
 
 def subject() -> Subject:
@@ -63,7 +69,7 @@ class Attacks:
 
 
 @pytest.mark.parametrize("dies_at", [1, 5, 12, 16])
-def test_a_killed_verification_goes_on_where_it_was(data, tmp_path, monkeypatch, dies_at):
+def test_a_killed_verification_goes_on_where_it_was(data, tmp_path, monkeypatch, few_steps, dies_at):
     whole, resumed = tmp_path / "whole.npz", tmp_path / "resumed.npz"
     with monkeypatch.context() as patched:
         all_of_them = Attacks(patched)
@@ -94,7 +100,7 @@ def test_a_killed_verification_goes_on_where_it_was(data, tmp_path, monkeypatch,
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
-def test_points_of_other_terms_are_not_taken(data, tmp_path, monkeypatch, change):
+def test_points_of_other_terms_are_not_taken(data, tmp_path, monkeypatch, few_steps, change):
     images, labels = data
     given = {"threat": THREAT, "level": LEVEL, "sha256": "a" * 64, "seed": 0}
     with monkeypatch.context() as patched:
