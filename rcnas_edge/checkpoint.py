@@ -71,10 +71,21 @@ def file_sha256(path: Path) -> str:
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Tensors and JSON values in one safetensors file, so that they can never be of two different moments."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_whole(path, lambda aside: save_file(plain, str(aside), metadata={"values": json.dumps(values)}))
+
+    def write(aside: Path) -> None:
+        try:
+            save_file(plain, str(aside), metadata={"values": json.dumps(values)})
+        except SafetensorError as error:  # what the system refuses reaches us as words alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+    write_whole(path, write)
 
 
 def read_state(path: Path, *, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,6 +8,7 @@ folder becomes one .npz, copied a megabyte at a time.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,7 @@ class Keeping:
 
             def write(aside: Path) -> None:
                 points = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+                _reserve(aside)
                 spent = fill(points)
                 points.flush()
                 write_json(record, asdict(spent))
@@ -112,6 +114,14 @@ def keeping(arrays: Path | None, terms: Mapping[str, Any] | None) -> Iterator[Ke
     finally:
         if folder.is_dir() and not any(folder.glob("*.npy")):
             shutil.rmtree(folder)
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a sparse file; OSError if there is none, where writing to its map would end the process."""
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _read_terms(path: Path) -> str | None:

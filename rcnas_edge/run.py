@@ -53,6 +53,7 @@ class Run:
             ) from error
         try:
             _lock(handle, self.folder)
+            _clear(self.folder)
             yield
         finally:
             os.close(handle)
@@ -104,6 +105,26 @@ class Run:
         content = {"depends": _plain(depends), **_plain(values)}
         write_json(self / name, content)
         return content
+
+
+def _clear(folder: Path) -> None:
+    """Delete what processes that were killed have left half written (`write_whole`)."""
+    for left in folder.rglob(".*.part"):
+        process = left.name.split(".")[-2]
+        if not (process.isdecimal() and _lives(int(process))):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":  # where the question itself would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return process != os.getpid()
 
 
 def _plain(values: Any) -> Any:

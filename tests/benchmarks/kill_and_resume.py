@@ -9,6 +9,10 @@ differs, if a run ends in a traceback, or if anything that was written aside is 
 A moment is drawn evenly between the start of the process and `--longest` seconds of the processor, so that a busy
 machine changes nothing. By default the demo is made small (few images, candidates and epochs); `--full` kills the
 README's first command as it is, for hours.
+
+With `--disk FOLDER` nothing is killed: the run lies in this folder, which is on a small file system of its own (as
+root: `mount -t tmpfs -o size=32m tmpfs FOLDER`). A ballast fills it up; whenever the run ends for lack of room, in one
+sentence and with exit code 2, the ballast gives `--step` bytes way and the same command follows.
 """
 
 from __future__ import annotations
@@ -67,13 +71,19 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=20.0, help="seconds after which a run is killed at the latest")
     parser.add_argument("--full", action="store_true", help="the demo as it is, instead of a small one")
     parser.add_argument("--out", type=Path, help="folder of the runs, which has to be new; by default a temporary one")
+    parser.add_argument("--disk", type=Path, help="fill this small file system again and again instead of killing")
+    parser.add_argument("--step", type=int, default=300_000, help="bytes of room that are given way each time")
     asked = parser.parse_args()
     small = [word for pair in SMALL.items() for word in pair]
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.out or Path(scratch) / "runs"
         folder.mkdir(parents=True)
         print(machine())
-        faults = soak(folder, [] if asked.full else small, asked.kills, asked.seed, asked.longest)
+        flags = [] if asked.full else small
+        if asked.disk is None:
+            faults = soak(folder, flags, asked.kills, asked.seed, asked.longest)
+        else:
+            faults = fill(folder, flags, asked.disk, asked.step)
     for fault in faults:
         print(f"DIFFERS: {fault}")
     sys.exit(1 if faults else 0)
@@ -106,6 +116,35 @@ def soak(folder: Path, flags: list[str], kills: int, seed: int, longest: float) 
     show(f"n = {where.total()} kills of {len(killed)} runs, seed {seed}", ["killed in", "kills"], rows)
     if not faults:
         print("every run came to the same architecture, weights, file and report as the unbroken one")
+    return faults
+
+
+def fill(folder: Path, flags: list[str], disk: Path, step: int) -> list[str]:
+    """Run on a full disk that gives way step by step; what was not as it should be, one sentence each."""
+    os.environ["RCNAS_CACHE"] = str(folder / "cache")
+    print(f"rcnas-edge compress {' '.join(flags)}; on {disk}, {step} bytes more each time", flush=True)
+    command = [sys.executable, "-m", "rcnas_edge", "compress", *flags, "--out", str(disk / "full")]
+    ballast, full = disk / "ballast", 0
+    ballast.write_bytes(b"")
+    os.truncate(ballast, 0)
+    with open(ballast, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
+        while True:
+            ended = subprocess.run(command, capture_output=True, text=True)
+            last = " ".join(ended.stderr.splitlines()[-1:])
+            if ended.returncode in DONE or "Traceback" in ended.stderr:
+                break
+            if ended.returncode != 2 or not last.startswith("error: ") or "No space left" not in last:
+                break
+            full += 1
+            print(f"{full}: {last}", flush=True)
+            os.truncate(file.fileno(), max(0, os.fstat(file.fileno()).st_size - step))
+    if ended.returncode not in DONE:
+        return [f"the run on the full disk ended with code {ended.returncode}: {last}"]
+    give_measured(disk / "full", folder / "unbroken")
+    _, fault = run_to_the_end(folder / "unbroken", flags, iter(()), 0)
+    faults = [fault] if fault else differences(folder / "unbroken", disk / "full")
+    print(f"n = {full} times without room, {len(faults)} faults")
     return faults
 
 
