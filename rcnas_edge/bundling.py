@@ -50,7 +50,7 @@ TOLD = ("targets", "budgets", "versions")
 def make_bundle(pipeline: Pipeline) -> Path:
     """Pack what the run has so far into its folder bundle/, unless that is there already, whole and of the same."""
     run = pipeline.opened.run
-    folder, aside, old = (run / name for name in (FOLDER, f".{FOLDER}.part", f".{FOLDER}.old"))
+    folder, aside, old = (run / name for name in (FOLDER, f".{FOLDER}.new", f".{FOLDER}.old"))
     for left in (aside, old):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     files = pipeline.artefacts()
