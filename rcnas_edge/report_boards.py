@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from rcnas_edge.report_markup import element
-from rcnas_edge.report_words import amount, interval, percent, table
+from rcnas_edge.report_words import amount, facts, interval, percent, table
 
 Content = Mapping[str, Any]
 WORTH = (
@@ -37,6 +37,18 @@ def boards(content: Content) -> list[Element]:
                     element("p", element("strong", f"{row['file']}: {row['replay']['decision']}. "), f"{reasons}.")
                 )
     return [*found, element("p", WORTH, class_="note")]
+
+
+def bundle(content: Content) -> list[Element]:
+    """The folder that ships: its digest, its files, what it can be replayed with."""
+    made = content["bundle"]
+    replay = (
+        f"{made['replay_images']} test images and {made['replay_points']} points that attacks made of them"
+        if made["replay_images"]
+        else "none: it was made before the network was attacked"
+    )
+    rows = [("folder", made["path"]), ("digest", made["digest"]), ("files", ", ".join(made["files"]))]
+    return [facts([*rows, ("stored examples", replay)])]
 
 
 HEAD = ("File", "Runtime", "Latency, median", "Reference answers", "Replay", "Adversarial accuracy", "Clean accuracy")

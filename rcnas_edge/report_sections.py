@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from rcnas_edge.report_bars import STAGES_NAMED, Meter, changed, columns, meters, stages
-from rcnas_edge.report_boards import boards
+from rcnas_edge.report_boards import boards, bundle
 from rcnas_edge.report_curves import search, training
 from rcnas_edge.report_markup import element
 from rcnas_edge.report_verdict import artefacts
@@ -255,6 +255,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Content], list[Element]]], ...] = (
     ("Is it robust?", "artefacts", artefacts),
     ("Is it within the budgets?", "budgets", budgets),
     ("What boards found", "boards", boards),
+    ("What ships", "bundle", bundle),
     ("What it costs", "cost", cost),
     ("Architecture", "architecture", architecture),
     ("Search", "search", search),

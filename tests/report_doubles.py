@@ -44,6 +44,36 @@ def candidates(count: int = 40) -> list[dict[str, Any]]:
     return found
 
 
+def board_seen() -> dict[str, Any]:
+    """What a board found of the file of `run_values`."""
+    latency = {"p50_ms": 1.31, "p95_ms": 1.42, "stable": True, "runtime": "onnxruntime 1.15.0", "threads": 1}
+    latency |= {"runs": 7695, "provider": "CPUExecutionProvider"}
+    replay = {
+        "decision": "replay agrees",
+        "reasons": [
+            "adversarial accuracy is within 3 points",
+            "a replay of 1913 points: no attack was run on the board",
+        ],
+        "when": "2026-01-31T12:00:00+00:00",
+        "n": 500,
+        "points": 1913,
+        **{name: Rate(490, 500).to_dict() for name in ("clean", "host_clean")},
+        **{name: Rate(401, 500).to_dict() for name in ("robust", "host_robust")},
+        "same": Rate(2411, 2413).to_dict(),
+        "loss": {"value": 0.0, "low": -0.004, "high": 0.004, "p_value": 1.0, "bootstrap": None},
+    }
+    file = {"file": "model.onnx", "of": "model.onnx", "sha256": "e" * 64, "of_sha256": "e" * 64, "threads": 1}
+    file |= {"runtime": "onnxruntime 1.15.0", "provider": "CPUExecutionProvider", "drift": 2.9e-7, "as_expected": True}
+    return {
+        "name": "pi5",
+        "target": None,
+        "source": "imported",
+        "machine": {"cpu": "Cortex-A76", "board": "Raspberry Pi 5", "cores": 4},
+        "files_whole": True,
+        "files": [{**file, "latency": latency, "replay": replay}],
+    }
+
+
 def run_values() -> dict[str, Any]:
     """A whole run of the default task as the pipeline hands it over, with invented but coherent numbers."""
     draw = random.Random(5)
@@ -261,6 +291,14 @@ def run_values() -> dict[str, Any]:
                 "verdict": verdict,
             }
         ],
+        "boards": [board_seen()],
+        "bundle": {
+            "path": "bundle",
+            "digest": "d" * 64,
+            "files": ["manifest.json", "model.onnx", "run.py"],
+            "replay_images": 500,
+            "replay_points": 1913,
+        },
         "not_checked": [
             "AutoAttack's FAB was not run (level standard).",
             "Other threat models than linf:0.1/1:10 were not tried.",
