@@ -28,7 +28,7 @@ from rcnas_edge.cost import costs_of
 from rcnas_edge.errors import InputError
 from rcnas_edge.here import is_here
 from rcnas_edge.meta_curves import curves_page
-from rcnas_edge.prepare import device_profile, open_bench, teacher_robust
+from rcnas_edge.prepare import check_profile, device_profile, open_bench, teacher_robust
 from rcnas_edge.run import Run
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.meta import UPDATES, Job, MetaConfig, MetaTraining, Studied, configuration, map_jobs
@@ -151,7 +151,7 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
             "epochs": [buffers.judge_epochs, buffers.teacher_epochs],
             "config": configuration(setting.config),
         }
-        _teach(tasks, opener, console)
+        _prepare(tasks, opener, console)
         with workers(setting.workers) as mapped:
             training = MetaTraining(tasks, opener, setting.config, map_jobs=mapped)
             spent = _resume(training, run, depends)
@@ -165,8 +165,8 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
                     tensors: dict[str, torch.Tensor] = {}
                     state = {"depends": depends, "seconds": spent, "training": pack(training.state_dict(), tensors)}
                     write_state(run / STATE, tensors, state)
-                    last = training.studied[-1]
-                    advance(training.done, f"{tasks[training.done - 1].name}: best {100 * last['curve'][-1]:.1f} %")
+                    best = max(training.studied[-1]["curve"], default=0.0)
+                    advance(training.done, f"{tasks[training.done - 1].name}: best {100 * best:.1f} %")
         bench, _ = opener(tasks[0])
         page = curves_page(training.studied, [task.name for task in tasks], training.losses)
         write_whole(run / "curves.html", lambda aside: aside.write_text(page, encoding="utf-8"))
@@ -202,8 +202,11 @@ def networks_judged(studied: Iterable[dict[str, Any]]) -> int:
     return len({(record["judge"], *one["picks"]) for record in studied for one in record["candidates"]})
 
 
-def _teach(tasks: Sequence[MetaTask], opener: Opener, console: Console) -> None:
-    """Train the teachers that are not there yet, before any worker needs one."""
+def _prepare(tasks: Sequence[MetaTask], opener: Opener, console: Console) -> None:
+    """Resolve every device, then train the teachers that are not there yet, before any worker needs one."""
+    for task in tasks:
+        for target in task.setting().targets:
+            check_profile(target, Run(opener.out))
     for task in tasks:
         opener.teacher(task, console)
 

@@ -61,7 +61,7 @@ def open_teacher(name: str | None, weights: str | None, data: Dataset) -> Teache
     elif found := _named(name, data):
         teacher = _from_name(name, weights, *found)
     else:
-        shipped = ", ".join(sorted(path.name for path in ASSETS.glob("*") if path.is_dir()))
+        shipped = ", ".join(sorted(path.parent.name for path in ASSETS.glob(f"*/{NETWORK}")))
         names = ", ".join(kind.networks for kind in families())
         raise InputError(
             f"--teacher is a checkpoint folder (of 'rcnas-edge teacher'), a network ({names}) with --weights FILE, "

@@ -61,6 +61,8 @@ class MetaConfig:
     """Of the encoder before the first task."""
     lessons: PretrainConfig = field(default_factory=lambda: PretrainConfig(updates=80, costs=0.0))
     """Of encoder and value head after every round."""
+    last: PretrainConfig = field(default_factory=lambda: PretrainConfig(updates=400, costs=0.0))
+    """In its place after the last round: a search trusts the values that it starts with."""
 
     def __post_init__(self) -> None:
         if self.update not in UPDATES:
@@ -198,7 +200,7 @@ class MetaTraining(Generic[Task]):
                 }
             )
         self._rehearse(weights)
-        self._learn(self.config.lessons)
+        self._learn(self.config.lessons if self.done < len(self.tasks) else self.config.last)
         return found
 
     def run(self) -> Weights:
