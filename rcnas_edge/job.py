@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rcnas_edge.board_seen import board_codes, unmeasured
+from rcnas_edge.bundle_replay import FOLDER
 from rcnas_edge.bundling import make_bundle
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.console import Console
@@ -40,6 +41,11 @@ class Compressed:
     verdict: Verdict
     met: bool
     exit_code: int
+
+    @property
+    def bundle(self) -> Path:
+        """The folder to hand over; `rcnas_edge.deploy.load` opens it."""
+        return self.folder / FOLDER
 
     @property
     def report(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rcnas_edge.bundling import make_bundle
 from rcnas_edge.cli import main
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, UncheckedError
-from rcnas_edge.job import compress, stage, take_in, tell
+from rcnas_edge.job import Compressed, compress, stage, take_in, tell
 from rcnas_edge.on_board import commanded, measure_on_boards
 from rcnas_edge.outcome import budgets_met, exit_code
 from rcnas_edge.pipeline import Pipeline
@@ -93,6 +93,7 @@ def test_compress_ends_in_a_bundle_that_says_what_the_report_says(finished: tupl
     assert artefact["sha256"] == bundle.files["model.onnx"] == report["artefacts"][0]["sha256"]
     assert artefact["verdict"]["robust"] == report["artefacts"][0]["verdict"]["robust"]
     assert artefact["latency"] == report["artefacts"][0]["latency"]
+    assert Compressed(folder, folder, None, True, 0).bundle == bundle.folder  # type: ignore[arg-type]
     assert artefact["built"]["macs"] == report["artefacts"][0]["built"]["macs"], "the proof of its precision"
     assert bundle.manifest["budgets"] == report["budgets"]
     assert bundle.labels == tuple("0123456789")
