@@ -9,7 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
+import stat
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +34,48 @@ BATCH = 16
 """Images that are run at once: what every engine takes."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """Of a bundle's file."""
+MOST_BYTES, MOST_MANIFEST = 2_000_000_000, 20_000_000
+"""Of a file of a bundle, and of its manifest."""
+MOST_LETTERS, MOST_NUMBER = 1000, 10_000
+"""Of a name, and of a size, a number of threads or an opset."""
+MOST_UNPACKED = 50
+"""How many times larger arrays become: pixels and points shrink to a tenth at the most."""
+DAMAGED = (ArithmeticError, EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
+           zipfile.BadZipFile, zlib.error)  # fmt: skip
+"""What numpy and zipfile raise for files that are not whole."""
 BLANK = "0" * 64
 """Stands in the manifest where its own digest does, while the digest is taken."""
+
+
+def _bytes_of(path: Path, most: int) -> bytes:
+    """The bytes of a regular file; Refused if it is none or has more than `most`."""
+    there = path.stat()
+    if not stat.S_ISREG(there.st_mode) or there.st_size > most:
+        raise Refused(f"a bundle has files of at most {most} bytes, {path} is none: copy it again")
+    return path.read_bytes()
+
+
+def _check_types(manifest: Mapping[str, Any]) -> None:
+    """ValueError unless the values of a manifest that this program uses are what they ought to be."""
+    texts = [*manifest["labels"], *manifest["files"], *manifest["files"].values()]
+    numbers = [*manifest["input"]["shape"], manifest["threads"]]
+    for one in manifest["artefacts"]:
+        version = one["runtime"]
+        texts += [one["file"], one["of"], one["format"], version["version"], version["least"] or ""]
+        numbers += [one["opset"]]
+        if not (isinstance(one["tolerance"], float) and 0 < one["tolerance"] < math.inf):
+            raise ValueError(f"a tolerance is a number above 0, it says {str(one['tolerance'])[:80]}")
+    for text in texts:
+        if not (isinstance(text, str) and text.isprintable() and len(text) <= MOST_LETTERS):
+            raise ValueError(f"names are texts of at most {MOST_LETTERS} letters, it says {ascii(text)[:80]}")
+    for number in numbers:
+        if not (type(number) is int and 0 < number <= MOST_NUMBER):
+            raise ValueError(f"sizes and threads are from 1 to {MOST_NUMBER}, it says {ascii(number)[:80]}")
+    margin = manifest["margin"]
+    if not (type(margin) in (int, float) and 0 <= margin <= 1):
+        raise ValueError(f"the margin is a share, it says {ascii(margin)[:80]}")
+    if not isinstance(manifest["labels"], list) or len(manifest["labels"]) < 2:
+        raise ValueError("there are at least two labels")
 
 
 def sealed(text: str) -> str:
@@ -45,9 +89,10 @@ class Bundle:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            text = (folder / MANIFEST).read_bytes().decode("utf-8")
+            text = _bytes_of(folder / MANIFEST, MOST_MANIFEST).decode("utf-8")
             self.manifest: dict[str, Any] = json.loads(text)
             version, told = self.manifest["bundle"], self.manifest["digest"]
+            _check_types(self.manifest)
             self.files: dict[str, str] = {str(name): str(digest) for name, digest in self.manifest["files"].items()}
             self.artefacts: dict[str, dict[str, Any]] = {one["file"]: one for one in self.manifest["artefacts"]}
             channels, height, width = (int(size) for size in self.manifest["input"]["shape"])
@@ -56,8 +101,7 @@ class Bundle:
             self.fit = self.manifest["input"]["resize"] == "fit"
             self.main, self.threads = next(iter(self.artefacts)), int(self.manifest["threads"])
             for one in self.artefacts.values():
-                _ = [self.files[one[key]] for key in ("file", "of")], float(one["tolerance"]), one["opset"]
-                _ = one["runtime"]["version"], one["runtime"]["least"], one["format"]
+                _ = [(self.files[one[key]], self.artefacts[one[key]]) for key in ("file", "of")]
         except OSError as error:
             raise Refused(
                 f"a bundle is a folder with a {MANIFEST}, {folder} has none that can be read "
@@ -79,7 +123,7 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """One file of the bundle; Refused if it is not the one that the manifest names."""
         try:
-            found = (self.folder / name).read_bytes()
+            found = _bytes_of(self.folder / name, MOST_BYTES)
         except OSError as error:
             raise Refused(
                 f"the bundle's file {name} cannot be read ({error.strerror or error}): copy it again"
@@ -108,9 +152,13 @@ class Bundle:
         """The arrays of an .npz of the bundle."""
         raw = self.read(name)
         try:
+            with zipfile.ZipFile(io.BytesIO(raw)) as packed:
+                unpacked = sum(member.file_size for member in packed.infolist())
+            if unpacked > MOST_UNPACKED * len(raw) + 1_000_000:
+                raise ValueError(f"its {len(raw)} bytes would become {unpacked}")
             with np.load(io.BytesIO(raw), allow_pickle=False) as found:
                 return {key: found[key] for key in found.files}
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             raise Refused(
                 f"the bundle's file {name} holds arrays, numpy {np.__version__} reads none: {error}"
             ) from error
@@ -193,7 +241,7 @@ def check_runtime(about: Mapping[str, Any]) -> str:
     if least and numbers_of(here) < numbers_of(least):
         raise Refused(
             f"{about['file']} (opset {about['opset']}) needs onnxruntime {least} or later, here is {here}: install a "
-            "later one, or ask for a bundle of 'rcnas-edge export --opset 17'"
+            "later one, or ask for a bundle made with --opset 17"
         )
     return f"onnxruntime {here}"
 

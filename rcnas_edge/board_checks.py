@@ -11,9 +11,58 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcnas_edge.board import Refused
+from rcnas_edge.board_bundle import REFERENCE, REPLAY
 
 if TYPE_CHECKING:
-    from rcnas_edge.board_bundle import Network
+    from rcnas_edge.board_bundle import Bundle, Network
+
+
+def references(bundle: Bundle) -> dict[str, np.ndarray]:
+    """The images (n, C, H, W) that answers are known of, and the logits/FILE (n, classes); Refused if they are none."""
+    found = bundle.arrays(REFERENCE)
+    images = found.get("images", np.zeros(0))
+    whole = _are_images(images, bundle) and len(images) > 0
+    for name in bundle.artefacts:
+        logits = found.get(f"logits/{name}")
+        whole = whole and (logits is None or _are_numbers(logits, (len(images), len(bundle.labels))))
+    return _whole(found, whole, REFERENCE)
+
+
+def examples(bundle: Bundle) -> dict[str, np.ndarray]:
+    """What a replay is made of: images, labels (n,), points, of (m,) and answers of the host; Refused if they are none.
+
+    Point k was made of image `of[k]`.
+    """
+    found = bundle.arrays(REPLAY)
+    images, labels, points, of = (found.get(key, np.zeros(0)) for key in ("images", "labels", "points", "of"))
+    whole = _are_images(images, bundle) and _are_images(points, bundle) and len(images) > 0
+    whole = whole and _are_indices(labels, len(images), len(bundle.labels))
+    whole = whole and _are_indices(of, len(points), len(images))
+    for name in bundle.artefacts:
+        if whole and f"host/{name}/images" in found:
+            there, there_points = found[f"host/{name}/images"], found.get(f"host/{name}/points", np.zeros(0))
+            whole = _are_indices(there, len(images), len(bundle.labels))
+            whole = whole and _are_indices(there_points, len(points), len(bundle.labels))
+    return _whole(found, whole, REPLAY)
+
+
+def _are_numbers(values: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return values.dtype.kind == "f" and values.shape == shape and bool(np.isfinite(values).all())
+
+
+def _are_images(values: np.ndarray, bundle: Bundle) -> bool:
+    return values.dtype == np.float32 and _are_numbers(values, (len(values), *bundle.shape))
+
+
+def _are_indices(values: np.ndarray, count: int, below: int) -> bool:
+    inside = values.dtype.kind in "iu" and values.shape == (count,)
+    return inside and bool(((values >= 0) & (values < below)).all())
+
+
+def _whole(found: dict[str, np.ndarray], whole: bool, name: str) -> dict[str, np.ndarray]:
+    if not whole:
+        raise Refused(f"the arrays in the bundle's file {name} are not those of its networks: ask for a new bundle")
+    return found
 
 
 def compared(network: Network, images: np.ndarray, expected: np.ndarray, tolerance: float) -> dict[str, Any]:

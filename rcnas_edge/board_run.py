@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcnas_edge.board import HOW, INTERRUPTED, Refused, Runner, seconds_of, session_runner, time_runs, watch
-from rcnas_edge.board_bundle import PACE, REFERENCE, REPLAY, Bundle, predicted
-from rcnas_edge.board_checks import compared, replayed
+from rcnas_edge.board_bundle import PACE, REPLAY, Bundle, predicted
+from rcnas_edge.board_checks import compared, examples, references, replayed
 from rcnas_edge.board_engine import build_engine, open_network
 from rcnas_edge.board_found import Found, now, say
 
@@ -74,10 +74,12 @@ def selftest(bundle: Bundle, found: Found, asked: argparse.Namespace) -> int:
     if wrong:
         return 2
     say(f"all {len(bundle.files)} files are as they were made")
-    reference = bundle.arrays(REFERENCE)
+    reference = references(bundle)
     for name in models(bundle, asked.model or EVERY):
         network = open_network(bundle, name, asked.threads)
-        expected = reference[f"logits/{network.of}"]
+        expected = reference.get(f"logits/{network.of}")
+        if expected is None:
+            raise Refused(f"this bundle has no answers that {network.of} is to give: ask for a new one")
         outputs.append(compared(network, reference["images"], expected, bundle.artefacts[network.of]["tolerance"]))
         found.save()
         say(_told_outputs(outputs[-1], bundle.artefacts[network.of]["runtime"]["version"]))
@@ -135,7 +137,7 @@ def replay(bundle: Bundle, found: Found, asked: argparse.Namespace) -> int:
     """Accuracy on the stored test images, clean and as attacks on the bundle's files changed them elsewhere."""
     if REPLAY not in bundle.files:
         raise Refused(f"this bundle has no {REPLAY}, it was made before the network was attacked: ask for a new one")
-    stored, code = bundle.arrays(REPLAY), 0
+    stored, code = examples(bundle), 0
     for name in models(bundle, asked.model or EVERY):
         network = open_network(bundle, name, asked.threads)
         started = time.monotonic()

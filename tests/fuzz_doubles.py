@@ -146,12 +146,43 @@ def open_images(path: Path) -> None:
     assert len(data.train) + len(data.held_out) + len(data.test) > 0
 
 
+def open_bundle(path: Path) -> None:
+    """A bundle, as Python and its own run.py open it: predictions, the selftest and the replay."""
+    import numpy as np
+
+    from rcnas_edge.board import Refused
+    from rcnas_edge.board_bundle import REPLAY, Bundle
+    from rcnas_edge.board_checks import compared, examples, references, replayed
+    from rcnas_edge.board_engine import open_network
+    from rcnas_edge.deploy import load
+    from rcnas_edge.errors import InputError
+
+    classifier = load(path)
+    said = classifier.predict(np.zeros((2, *classifier.image), dtype=np.float32))
+    assert said.probabilities.shape == (2, len(classifier.labels))
+    assert set(said.labels) <= set(classifier.labels)
+    try:
+        bundle = Bundle(path)
+        for words in bundle.wrong().values():
+            raise Refused(words)
+        known = references(bundle)
+        for name, about in bundle.artefacts.items():
+            if about["format"] == "onnx" and f"logits/{name}" in known:
+                compared(open_network(bundle, name, 1), known["images"], known[f"logits/{name}"], about["tolerance"])
+        if REPLAY in bundle.files:
+            entry = replayed(open_network(bundle, None, 1), examples(bundle))
+            assert 0 <= entry["robust"]["value"] <= entry["clean"]["value"] <= 1
+    except Refused as error:
+        raise InputError(str(error)) from error
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     "ready": lambda path: None,
     "onnx": open_onnx,
     "checkpoint": open_checkpoint,
     "weights": open_weights,
     "images": open_images,
+    "bundle": open_bundle,
 }
 
 
