@@ -161,12 +161,12 @@ class TaskSetting:
             device, named, command = line.partition("=")
             own = bool(named) and device.strip() in devices
             found.append((device.strip(), command.strip()) if own else (None, line.strip()))
-        for device, command in found:
+        for name, command in found:
             if not command:
                 raise InputError("--measure-command is what the shell runs, or DEVICE=COMMAND, got an empty one")
-            if [other for other, _ in found].count(device) > 1:
+            if [other for other, _ in found].count(name) > 1:
                 raise InputError(
-                    f"a device is measured by one --measure-command, {device or 'the one without a name'} has several: "
+                    f"a device is measured by one --measure-command, {name or 'the one without a name'} has several: "
                     "write them as one, with && between"
                 )
         return tuple(found)
