@@ -36,7 +36,7 @@ class Room:
 
 ROOMS = {
     # the ground: what everything stands on, standing on nothing of ours
-    "errors": Room(0),
+    "errors": Room(0, also=("reading",), never=("torch", "numpy")),
     "space": Room(0, never=("torch",)),
     "quiet": Room(0, never=("torch", "numpy")),
     "board": Room(
@@ -56,7 +56,6 @@ ROOMS = {
     "evaluate": Room(1, never=("torch",)),
     "data": Room(1),
     "plugins": Room(1, never=("torch",)),
-    "reading": Room(1, never=("torch", "numpy")),
     "modelfile": Room(2, never=("torch", "onnx", "numpy")),
     "nets": Room(2, never=("attacks", "train", "search")),
     "profile": Room(
