@@ -17,7 +17,7 @@ import numpy as np
 
 from rcnas_edge.checkpoint import file_sha256, read_json, write_json
 from rcnas_edge.errors import InputError
-from rcnas_edge.plugins import EXPORTERS, check_owed, load
+from rcnas_edge.plugins import EXPORTERS, check_owed, in_words, load
 from rcnas_edge.space import Shape
 
 if TYPE_CHECKING:
@@ -123,13 +123,11 @@ class Exporter(Protocol):
 def exporter(name: str) -> Exporter:
     """The exporter that a plugin registered under this name, as "onnx"."""
     made = load(EXPORTERS, name)
-    if isinstance(made, type) or (callable(made) and not hasattr(made, "export")):
-        try:
+    try:
+        if isinstance(made, type) or (callable(made) and not hasattr(made, "export")):
             made = made()
-        except Exception as error:  # whatever a plugin raises
-            raise InputError(
-                f"the exporter {name!r} is made without arguments, it is not: {type(error).__name__}: {error}"
-            ) from error
+    except (Exception, SystemExit) as error:  # whatever a plugin raises
+        raise InputError(f"the exporter {name!r} is made without arguments, it is not: {in_words(error)}") from error
     check_owed(made, ("format", "suffix", "settings", "export", "predict"), f"the exporter {name!r}")
     return cast(Exporter, made)
 

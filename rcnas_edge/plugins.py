@@ -18,6 +18,8 @@ from rcnas_edge.errors import InputError
 EXPORTERS = "rcnas_edge.exporters"
 PROFILES = "rcnas_edge.profiles"
 FAMILIES = "rcnas_edge.families"
+MOST_WORDS = 300
+"""Letters of a stranger's error."""
 
 
 def registered(group: str) -> dict[str, EntryPoint]:
@@ -59,14 +61,21 @@ def load_entry(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"the plugin {entry.name!r} ({entry.value}) does not load: {type(error).__name__}: {error}"
-        ) from error
+        raise InputError(f"the plugin {entry.name!r} ({entry.value}) does not load: {in_words(error)}") from error
+
+
+def in_words(error: BaseException) -> str:
+    """An error of somebody else's code on one line, which is short and can be shown."""
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:MOST_WORDS])
 
 
 def check_owed(made: Any, owed: Sequence[str], called: str) -> None:
     """Raise InputError unless an object of a plugin, `called` so ("the exporter 'x'"), has what its group owes."""
-    missing = [name for name in owed if not hasattr(made, name)]
+    try:
+        missing = [name for name in owed if not hasattr(made, name)]
+    except (Exception, SystemExit) as error:  # a property may do anything
+        raise InputError(f"{called} has {', '.join(owed)}, to ask for them fails: {in_words(error)}") from error
     if missing:
         raise InputError(
             f"{called} has {', '.join(owed)}, this {type(made).__name__} has no {', '.join(missing)}: the plugin is "

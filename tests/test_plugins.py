@@ -107,6 +107,39 @@ def test_an_exporter_that_lacks_something_is_one_sentence(register: Any, made: A
         exporter("bad")
 
 
+class Raises:
+    """Raises where it is made, or where it is asked for what it owes."""
+
+    def __init__(self, error: BaseException, when: str) -> None:
+        self.error, self.when = error, when
+
+    def __call__(self) -> Any:
+        if self.when == "made":
+            raise self.error
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "export" and self.when == "asked":
+            raise self.error
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("when", ["made", "asked"])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no\nboard \x1b[31m" * 999), SystemExit(3), KeyError(), RecursionError(), MemoryError("\u2028")],
+    ids=["words", "exit", "key", "recursion", "memory"],
+)
+def test_whatever_a_plugin_raises_is_one_short_sentence(register: Any, error: BaseException, when: str) -> None:
+    made: Any = Raises(error, when)
+    register(plugins.EXPORTERS, "bad", made if when == "asked" else made.__call__)
+    with pytest.raises(InputError, match="the exporter 'bad'") as told:
+        exporter("bad")
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 600
+    assert type(error).__name__ in str(told.value)
+
+
 def test_a_family_has_all_that_it_owes_and_its_own_name(register: Any) -> None:
     register(plugins.FAMILIES, "half", SimpleNamespace(name="half", networks="none"), "half")
     with pytest.raises(

@@ -258,6 +258,11 @@ def spread() -> onnx.ModelProto:
     return linear(zeros, mean, added="mean", shape=np.array([2**34]))
 
 
+def test_a_shape_is_multiplied_out_before_a_re_import_makes_room(tmp_path):
+    words = refused(reimport, write(tmp_path / "net.onnx", spread()))
+    assert "makes a tensor of [17179869184], which has more than 268435456 numbers" in words
+
+
 def slow() -> onnx.ModelProto:
     """Hours of matrices, of few bytes."""
     nodes = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from rcnas_edge.reimport.graph import Node, tensor_of
+
+MOST_NUMBERS = 2**28
+"""Of a tensor that is made of its shape alone: a gigabyte."""
 
 
 def constant(node: Node) -> Callable[[], Tensor]:
@@ -32,7 +36,14 @@ def constant_of_shape(node: Node) -> Callable[[Tensor], Tensor]:
     """ConstantOfShape: a tensor of one value, by default 0 as a real number."""
     value = node.get("value", None)
     fill = torch.zeros(1) if value is None else tensor_of(value, f"{node}")
-    return lambda shape: fill.reshape(()).expand(_sizes(shape)).clone()
+    return partial(_filled, fill=fill)
+
+
+def _filled(shape: Tensor, *, fill: Tensor) -> Tensor:
+    sizes = _sizes(shape)
+    if math.prod(sizes) > MOST_NUMBERS:
+        raise ValueError(f"it makes a tensor of {sizes}, which has more than {MOST_NUMBERS} numbers")
+    return fill.reshape(()).expand(sizes).clone()
 
 
 def identity(node: Node) -> Callable[..., Tensor]:
