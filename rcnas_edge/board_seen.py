@@ -88,6 +88,18 @@ def unmeasured(pipeline: Pipeline) -> list[str]:
     return found
 
 
+def unlike(pipeline: Pipeline) -> list[str]:
+    """One sentence for each limit in % of the teacher, who was not on the board that the file was timed on."""
+    boards, bench = measured_on(pipeline), pipeline.opened.bench
+    return [
+        f"The limit of {budget.asked} on {budget.target} is of a teacher whose latency was "
+        f"{'measured on this machine' if budget.target in bench.here else 'predicted'}, and the file was timed on "
+        f"{boards[budget.target].words}: a --max-latency in ms is a limit of the board itself."
+        for budget in bench.budgets
+        if budget.quantity == "latency" and budget.target in boards and budget.asked.endswith("%")
+    ]
+
+
 def measured_on(pipeline: Pipeline) -> Mapping[Target, Board]:
     """The board that a target's latency was measured on, where there is one."""
     return {

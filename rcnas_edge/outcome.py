@@ -10,7 +10,7 @@ from typing import Any
 
 from rcnas_edge.beside import Made
 from rcnas_edge.board_bundle import MANIFEST
-from rcnas_edge.board_seen import measured_on, seen, unmeasured
+from rcnas_edge.board_seen import measured_on, seen, unlike, unmeasured
 from rcnas_edge.breakdown import breakdown
 from rcnas_edge.bundle_replay import FOLDER
 from rcnas_edge.checkpoint import read_json
@@ -113,6 +113,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
             clean, robust = pipeline.verifying.teacher_flags()
             values["teacher"] |= {"clean": Rate.of(clean).to_dict(), "robust": Rate.of(robust).to_dict()}
         not_checked += pipeline.shipping.not_measured() + pipeline.beside.not_checked() + unmeasured(pipeline)
+        not_checked += unlike(pipeline)
         values["boards"] = seen(pipeline)
         values["bundle"] = _bundle(pipeline)
     values["not_checked"] = not_checked if "artefact" in present else None

@@ -65,6 +65,8 @@ def budgets(content: Content) -> list[Element]:
             cells[0] = (cells[0][0], "more than the teacher takes")
         if row["basis"] == PREDICTED:
             cells[3] = (PREDICTED, "")
+        elif (row["basis"] or "").startswith("measured on "):  # a board
+            cells[3] = (cells[3][0], row["basis"])
         asked = f"asked: {row['asked']}" if row["asked"] else ""
         everywhere = several and row["basis"] == "counted" and not (row["asked"] or "").endswith(OF_THE_DEVICE)
         where = "every device" if everywhere else row["target"]

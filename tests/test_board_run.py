@@ -15,13 +15,13 @@ from conftest import ATTACK, SMOKE
 
 from rcnas_edge import board_run, bundling, on_board
 from rcnas_edge.board_bundle import Bundle
-from rcnas_edge.board_seen import board_codes, unmeasured
+from rcnas_edge.board_seen import board_codes, unlike, unmeasured
 from rcnas_edge.bundling import make_bundle
 from rcnas_edge.cli import main
 from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.job import Compressed, compress, stage, take_in, tell
-from rcnas_edge.on_board import commanded, measure_on_boards
+from rcnas_edge.on_board import commanded, import_results, measure_on_boards
 from rcnas_edge.outcome import budgets_met, exit_code
 from rcnas_edge.pipeline import Pipeline
 from rcnas_edge.setting import TaskSetting
@@ -229,6 +229,24 @@ def test_the_latency_of_a_board_decides_the_budgets_of_its_device(
     assert (latency["measured"], latency["met"]) == (11.5, False)
     assert latency["basis"].startswith("measured on host")
     assert Bundle(run / "bundle").manifest["budgets"] == report_of(run)["budgets"]
+
+
+def test_a_limit_in_per_cent_of_a_teacher_who_was_not_on_the_board_is_told(
+    run: Path, setting: TaskSetting, sent_back: dict
+) -> None:
+    (run.parent / "results.json").write_text(json.dumps(sent_back))
+
+    def work(pipeline: Pipeline) -> list[str]:
+        import_results(pipeline, run.parent / "results.json", device="host")
+        assert unlike(pipeline) == [], "10 ms are 10 ms anywhere"
+        bench = pipeline.opened.bench
+        budgets = tuple(replace(one, asked="60%") if one.quantity == "latency" else one for one in bench.budgets)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setitem(vars(bench), "budgets", budgets)
+            return unlike(pipeline)
+
+    (sentence,) = stage(setting, run, Silent(), work)
+    assert "60% on host/fp32/1 is of a teacher whose latency was measured on this machine" in sentence
 
 
 def test_results_of_other_files_or_examples_are_refused(run: Path, setting: TaskSetting, sent_back: dict) -> None:
