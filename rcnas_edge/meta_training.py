@@ -25,11 +25,12 @@ from rcnas_edge.buffers import Buffers, MetaTask, read_buffers
 from rcnas_edge.checkpoint import digest_of, pack, read_state, unpack, write_state, write_whole
 from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import costs_of
-from rcnas_edge.errors import InputError
+from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.here import is_here
 from rcnas_edge.meta_curves import curves_page
 from rcnas_edge.prepare import check_profile, device_profile, open_bench, teacher_robust
 from rcnas_edge.run import Run
+from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.meta import UPDATES, Job, MetaConfig, MetaTraining, Studied, configuration, map_jobs
 from rcnas_edge.searching import short_judge
@@ -40,6 +41,8 @@ DEFAULT_TASKS = ASSETS / SHIPPED["wrn"] / "tasks.toml"
 """The tasks of the agent that ships; of its data sets those that are at hand."""
 STATE = "meta.state"
 TEACHER_RECIPE, TEACHER_STEPS = "fast", 3
+MOST_DRAWS = 4
+"""Tasks drawn for each that is wanted, at most: small teachers have tasks that no student can meet."""
 
 
 @dataclass(frozen=True)
@@ -140,18 +143,17 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
     a round start from the same weights, every random number has its place, and each task computes in one thread.
     """
     buffers = setting.buffers
-    tasks = buffers.sample(setting.tasks, seed=setting.seed)
     set_fast_float()
     run = Run(out)
     with run.locked(), one_thread():
         opener = Opener(out, buffers.family, buffers.judge_epochs, buffers.teacher_epochs, setting.seed, setting.device)
+        tasks = feasible_tasks(buffers, opener, setting.tasks, setting.seed, console)
         depends = {
             "tasks": [told(task) for task in tasks],
             "family": buffers.family,
             "epochs": [buffers.judge_epochs, buffers.teacher_epochs],
             "config": configuration(setting.config),
         }
-        _prepare(tasks, opener, console)
         with workers(setting.workers) as mapped:
             training = MetaTraining(tasks, opener, setting.config, map_jobs=mapped)
             spent = _resume(training, run, depends)
@@ -180,7 +182,7 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
         }
         agent = write_agent(
             out,
-            training.weights or {},
+            training.agent,
             family=buffers.family,
             genes=bench.space.genes,
             tasks=[told(task) for task in tasks],
@@ -202,13 +204,31 @@ def networks_judged(studied: Iterable[dict[str, Any]]) -> int:
     return len({(record["judge"], *one["picks"]) for record in studied for one in record["candidates"]})
 
 
-def _prepare(tasks: Sequence[MetaTask], opener: Opener, console: Console) -> None:
-    """Resolve every device, then train the teachers that are not there yet, before any worker needs one."""
-    for task in tasks:
-        for target in task.setting().targets:
+def feasible_tasks(buffers: Buffers, opener: Opener, count: int, seed: int, console: Console) -> list[MetaTask]:
+    """The first so many tasks of the buffers that some network keeps the budgets of, their teachers trained.
+
+    InputError for a profile that cannot be used, before anything is trained, and where hardly any task can be met.
+    """
+    drawn = buffers.sample(MOST_DRAWS * count, seed=seed)
+    for profile in buffers.profiles:
+        for target in replace(drawn[0], profile=profile).setting().targets:
             check_profile(target, Run(opener.out))
-    for task in tasks:
+    tasks: list[MetaTask] = []
+    for task in drawn:
+        if len(tasks) == count:
+            break
         opener.teacher(task, console)
+        try:
+            CachedBench.of(opener(task)[0])
+            tasks.append(task)
+        except BudgetError:
+            console.say(f"left out: {task.name}: no network found keeps these budgets")
+    if len(tasks) < count:
+        raise InputError(
+            f"of the tasks of meta-training at least one in {MOST_DRAWS} can be met, {len(tasks)} of {len(drawn)} can: "
+            "allow more in [budgets]"
+        )
+    return tasks
 
 
 def _resume(training: MetaTraining[MetaTask], run: Run, depends: dict[str, Any]) -> float:

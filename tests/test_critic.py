@@ -12,7 +12,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
 
 from rcnas_edge.search.cached import CachedBench
-from rcnas_edge.search.critic import COST_LENGTH, COST_SHARE, NOISE, PICKS_LENGTH, Critic, _expected_excess
+from rcnas_edge.search.critic import NOISE, Critic, expected_excess
+from rcnas_edge.search.kernel import COST_LENGTH, COST_SHARE, PICKS_LENGTH
+from rcnas_edge.search.memory import Memory, Recall
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.space import Architecture, Gene
 
@@ -70,24 +72,23 @@ def test_the_expected_improvement_is_that_of_a_gaussian_process() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
 
 
-def test_values_rank_while_nothing_is_judged_and_shift_what_is_expected() -> None:
-    judged, proposals = drawn(20)[:8], drawn(20)[8:]
-    critic, values = Critic(BENCH), np.linspace(0, 1, 12)
-    nothing = critic.improvement(proposals, [], [], proposed_values=values, judged_values=np.zeros(0))
-    np.testing.assert_array_equal(nothing, values)
-    np.testing.assert_array_equal(critic.improvement(proposals, [], []), np.zeros(12))
-    # rewards that are the values and 0.1: nothing is left to learn, and what is above the best judged keeps its order
-    known = np.linspace(0.2, 0.6, 8)
-    found = critic.improvement(proposals, judged, known + 0.1, proposed_values=values, judged_values=known)
-    above = np.flatnonzero(values > known.max() + 0.05)
-    assert len(above) == 4
-    assert list(np.argsort(found)[-4:]) == list(above)
+def test_a_memory_ranks_while_nothing_is_judged_and_leads_what_is_expected() -> None:
+    everyone = drawn(60)
+    truth = {one: 0.2 + 0.05 * sum(one.picks) / 16 + 0.02 * one.picks[2] for one in everyone}
+    recall = Recall(Memory.of([("other", BENCH, dict(list(truth.items())[::2]))]), BENCH)
+    critic, asked = Critic(BENCH, recall), everyone[1::2]
+    np.testing.assert_array_equal(critic.improvement(asked, [], []), recall.mean(asked))
+    # the new task is 0.3 harder and orders alike: what was never judged in either is ranked by the other task
+    judged, proposals = asked[:6], asked[6:]
+    found = critic.improvement(proposals, judged, [2.0 * truth[one] - 0.3 for one in judged])
+    best = max(proposals, key=truth.__getitem__)
+    assert best in [proposals[place] for place in np.argsort(found)[-3:]]
 
 
 def test_a_sure_gain_is_expected_in_full_and_a_sure_loss_not_at_all() -> None:
-    found = _expected_excess(np.array([0.5, -0.5]), np.array([1e-3, 1e-3]))
+    found = expected_excess(np.array([0.5, -0.5]), np.array([1e-3, 1e-3]))
     np.testing.assert_allclose(found, [0.5, 0.0], atol=1e-9)
-    assert _expected_excess(np.array([0.0]), np.array([2.0]))[0] == pytest.approx(2.0 / math.sqrt(2 * math.pi))
+    assert expected_excess(np.array([0.0]), np.array([2.0]))[0] == pytest.approx(2.0 / math.sqrt(2 * math.pi))
 
 
 def test_numbers_in_order_are_near_words_and_flags_are_not() -> None:

@@ -72,6 +72,11 @@ class CachedBench:
     def fits(self, architecture: Architecture) -> bool:
         return _once(self._fits, architecture.picks, self._bench.fits, architecture)
 
+    def excluded(self, architecture: Architecture) -> bool:
+        """Whether no search may judge the network, though it fits."""
+        excluded = getattr(self._bench, "excluded", None)
+        return excluded is not None and bool(excluded(architecture))
+
     def features(self, architecture: Architecture) -> float:
         """The empirical Lipschitz coefficient of the network; 0 where the bench has none, as a table."""
         measure = getattr(self._bench, "features", None)

@@ -2,10 +2,8 @@
 
 A policy gradient learns slowly from a handful of judged networks, and judging one costs a training. So the policy
 proposes many, and the ones with the largest expected improvement over the best judged so far are judged (Jones,
-Schonlau and Welch, Journal of Global Optimization 13, 1998). The kernel is half exp(-distance / 2) of the picks, a
-distance of 1 per gene, and half a Gaussian of the logarithms of what a network costs: networks are alike that are built
-alike, or that spend alike. Where an agent brings a value for every network (`encoder.PolicyNetwork.values`), the
-process is about what the reward deviates from it, so that a few judged networks correct it instead of replacing it.
+Schonlau and Welch, Journal of Global Optimization 13, 1998). Where an agent remembers other tasks (`memory`), the
+process begins with what these say, and a few networks judged here correct it instead of replacing it.
 """
 
 from __future__ import annotations
@@ -17,21 +15,16 @@ import numpy as np
 import torch
 
 from rcnas_edge.search.cached import CachedBench
-from rcnas_edge.space import Architecture, Gene
+from rcnas_edge.search.kernel import Kernel
+from rcnas_edge.search.memory import LEVEL, Recall
+from rcnas_edge.space import Architecture
 
-PICKS_LENGTH = 2.0
-"""Genes that two networks differ in before their picks correlate by 1 / e."""
-COST_LENGTH = 0.3
-"""Of log(cost / limit): networks whose costs are a third apart correlate by 0.6."""
-COST_SHARE = 0.5
-"""Of the prior variance that costs explain, the rest is of the picks."""
 NOISE = 0.01
 """Variance of a judgement beside that of networks: a short training scored on a few hundred images is not exact."""
-VALUE_ERROR, VALUE_WEIGHT = 0.05, 4.0
-"""How far off an agent's values are taken to be (standard deviation, share of the teacher's robust accuracy) before
-anything is judged, and as if so many networks had said so."""
-VALUE_SLOPE = 0.5
-"""Standard deviation of what a difference of values of 1 is worth in rewards, about 1."""
+SLOPE = 0.5
+"""Standard deviation of what a difference of 1 between networks of other tasks is worth here, about 1."""
+TRUST = 4.0
+"""The deviations that an agent expects count as if so many networks had shown them."""
 SMALLEST_RATIO = 1e-6
 """Of cost to limit, so that a network that costs nothing still has a logarithm."""
 
@@ -39,52 +32,63 @@ SMALLEST_RATIO = 1e-6
 class Critic:
     """Expected improvement of proposals, from judged networks and their rewards."""
 
-    def __init__(self, bench: CachedBench) -> None:
-        self._bench = bench
-        self._ordered = np.array([_is_ordered(gene) for gene in bench.space.genes])
-        self._widths = np.array([max(1, len(gene.options) - 1) for gene in bench.space.genes])
+    def __init__(self, bench: CachedBench, recall: Recall | None = None) -> None:
+        self._bench, self._recall = bench, recall
+        self._kernel = Kernel(bench.space.genes)
 
     def improvement(
-        self,
-        proposals: Sequence[Architecture],
-        judged: Sequence[Architecture],
-        rewards: Sequence[float],
-        *,
-        proposed_values: np.ndarray | None = None,
-        judged_values: np.ndarray | None = None,
+        self, proposals: Sequence[Architecture], judged: Sequence[Architecture], rewards: Sequence[float]
     ) -> np.ndarray:
-        """E[max(0, reward - best)] of each proposal (N,), in units of the reward.
+        """E[max(0, reward - best)] of each proposal (N,), in units of the reward; `rewards` (M,) are of the judged.
 
-        `rewards` (M,) are of the judged networks. The values, (N,) and (M,), are an agent's; nothing judged yet, they
-        are what is returned.
+        Nothing judged yet, it is the reward that an agent expects, or 0.
         """
+        if not proposals:
+            return np.zeros(0)
         if not judged:
-            return np.zeros(len(proposals)) if proposed_values is None else proposed_values.astype(float)
-        informed = proposed_values is not None and judged_values is not None
-        known_values = judged_values.astype(float) if judged_values is not None and informed else np.zeros(len(judged))
-        asked_values = (
-            proposed_values.astype(float) if proposed_values is not None and informed else np.zeros(len(proposals))
-        )
+            return np.zeros(len(proposals)) if self._recall is None else self._recall.mean(proposals)
         observed = np.asarray(rewards, dtype=float)
-        residuals = observed - known_values
-        centre = float(residuals.mean())
-        squares, count = float(((residuals - centre) ** 2).sum()), float(len(residuals))
-        if informed:
-            squares, count = squares + VALUE_WEIGHT * VALUE_ERROR**2, count + VALUE_WEIGHT
-        scale = math.sqrt(squares / count) + 1e-6
-        # that the values rank rightly but are too far apart, or not at all right, is a slope in them
-        slopes = [VALUE_SLOPE / scale * (each - known_values.mean()) for each in (known_values, asked_values)]
+        if self._recall is None:
+            mean, variance = self._from_scratch(proposals, judged, observed)
+        else:
+            mean, variance = self._from_memory(self._recall, proposals, judged, observed)
+        return expected_excess(mean - observed.max(), np.sqrt(variance))
+
+    def _from_scratch(
+        self, proposals: Sequence[Architecture], judged: Sequence[Architecture], observed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance (N,): deviations from the mean reward, as large as those that were seen."""
         known, asked = self._features(judged), self._features(proposals)
-        covariance = self._kernel(known, known) + np.outer(slopes[0], slopes[0]) + NOISE * np.eye(len(judged))
-        factor = np.linalg.cholesky(covariance)
-        half = np.linalg.solve(factor, self._kernel(known, asked) + np.outer(*slopes))  # (M, N)
-        mean = half.T @ np.linalg.solve(factor, (residuals - centre) / scale)
-        variance = 1.0 + slopes[1] ** 2 - (half**2).sum(axis=0)
-        deviation = scale * np.sqrt(np.maximum(1e-9, variance))
-        return _expected_excess(centre + scale * mean + asked_values - observed.max(), deviation)
+        scale = float(observed.std()) + 1e-6
+        mean, variance = _posterior(
+            self._kernel(known, known) + NOISE * np.eye(len(judged)),
+            self._kernel(known, asked),
+            np.ones(len(proposals)),
+            (observed - observed.mean()) / scale,
+        )
+        return observed.mean() + scale * mean, scale**2 * variance
+
+    def _from_memory(
+        self, recall: Recall, proposals: Sequence[Architecture], judged: Sequence[Architecture], observed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance (N,): deviations from what other tasks say, the level and the slope of which are free."""
+        told, expected = recall.mean(judged), recall.mean(proposals)
+        slopes = [SLOPE * (each - told.mean()) for each in (told, expected)]
+        halves = [recall.halves(each) for each in (judged, proposals)]
+        free = LEVEL * recall.variance
+        own = recall.covariance(judged, judged, halves[0], halves[0]) + free + np.outer(slopes[0], slopes[0])
+        own += NOISE * recall.variance * np.eye(len(judged))
+        across = recall.covariance(judged, proposals, *halves) + free + np.outer(*slopes)
+        before = recall.variance * (1.0 - (halves[1] ** 2).sum(axis=0)) + free + slopes[1] ** 2
+        residuals = observed - told
+        # a task that other tasks say little of shows in larger deviations than they expect
+        surprise = float(residuals @ np.linalg.solve(own, residuals))
+        factor = max(1.0, (surprise + TRUST) / (len(judged) + TRUST))
+        mean, variance = _posterior(own, across, before, residuals)
+        return expected + mean, factor * variance
 
     def _features(self, architectures: Sequence[Architecture]) -> tuple[np.ndarray, np.ndarray]:
-        """Picks (N, genes) and log(cost / limit) of each budget (N, budgets); the MACs of the teacher without any."""
+        """Picks (N, genes) and log(cost / limit) of each budget (N, budgets); of the teacher's MACs without any."""
         picks = np.array([architecture.picks for architecture in architectures])
         ratios = [self._bench.ratios(one) or (self._of_the_teacher(one),) for one in architectures]
         return picks, np.log(np.maximum(SMALLEST_RATIO, np.array(ratios)))
@@ -92,26 +96,19 @@ class Critic:
     def _of_the_teacher(self, architecture: Architecture) -> float:
         return self._bench.cost(architecture).macs / max(1, self._bench.teacher_cost.macs)
 
-    def _kernel(self, one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Correlations (N, M) of networks."""
-        apart = np.abs(one[0][:, None] - other[0][None])  # (N, M, genes)
-        distance = np.where(self._ordered, apart / self._widths, apart > 0).sum(axis=2)
-        squares = ((one[1][:, None] - other[1][None]) ** 2).mean(axis=2)
-        alike = np.exp(-distance / PICKS_LENGTH)
-        return (1.0 - COST_SHARE) * alike + COST_SHARE * np.exp(-squares / (2 * COST_LENGTH**2))
+
+def _posterior(
+    own: np.ndarray, across: np.ndarray, before: np.ndarray, residuals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (N,) of a process with covariances own (M, M) and across (M, N), and variances before (N,)."""
+    factor = np.linalg.cholesky(own)
+    half = np.linalg.solve(factor, across)
+    mean = half.T @ np.linalg.solve(factor, residuals)
+    return mean, np.maximum(1e-9 * before, before - (half**2).sum(axis=0))
 
 
-def _expected_excess(gain: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+def expected_excess(gain: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """E[max(0, g)] of normal g with mean `gain`: s (u P(u) + p(u)) with u = gain / s."""
     ratio = gain / deviation
     below = 0.5 * (1.0 + torch.special.erf(torch.from_numpy(ratio / math.sqrt(2.0))).numpy())
-    return deviation * (ratio * below + np.exp(-0.5 * ratio**2) / math.sqrt(2.0 * math.pi))
-
-
-def _is_ordered(gene: Gene) -> bool:
-    """Whether its options are numbers in order, so that neighbouring picks are closer than distant ones."""
-    options = gene.options
-    if len(options) < 3 or any(isinstance(option, (str, bool)) for option in options):
-        return False
-    numbers = [float(option) for option in options]
-    return numbers in (sorted(numbers), sorted(numbers, reverse=True))
+    return np.asarray(deviation * (ratio * below + np.exp(-0.5 * ratio**2) / math.sqrt(2.0 * math.pi)))

@@ -72,14 +72,23 @@ class Episodes:
         ends = (self.sampler.propose(weigh, generator) for _ in range(count))
         return [(*begun, end) for end in ends if end is not None and not self._seen(end)]
 
-    def neighbours(self, episode: Episode) -> Iterator[Episode]:
-        """The episodes that go one step further and change one pick, within the budgets and not judged before."""
-        picks = episode[-1].picks
-        for place, size in enumerate(self._network.sizes):
-            for pick in range(size):
-                end = Architecture((*picks[:place], pick, *picks[place + 1 :]))
-                if pick != picks[place] and self._bench.fits(end) and not self._seen(end):
-                    yield (*episode[1:], end)
+    def neighbours(self, episode: Episode, trades: int, generator: np.random.Generator) -> Iterator[Episode]:
+        """The episodes that go one step further and change one pick, or two in so many random trades.
+
+        All within the budgets and not judged before. Near a budget, what one gene gets another has to give.
+        """
+        picks, sizes = episode[-1].picks, self._network.sizes
+        singles = [(place, pick) for place, size in enumerate(sizes) for pick in range(size) if pick != picks[place]]
+        changes: list[tuple[tuple[int, int], ...]] = [(single,) for single in singles]
+        for first, second in generator.integers(max(1, len(singles)), size=(trades if singles else 0, 2)):
+            changes.append((singles[first], singles[second]))
+        for change in changes:
+            changed = list(picks)
+            for place, pick in change:
+                changed[place] = pick
+            end = Architecture(tuple(changed))
+            if self._bench.fits(end) and not self._seen(end):
+                yield (*episode[1:], end)
 
     @torch.no_grad()
     def greedy(self) -> Episode | None:

@@ -5,7 +5,7 @@ meta-training over tasks, then fine-tuning in few iterations. Its algorithm is n
 searched for a few evaluations from the weights so far, and its weights are taken over (a policy gradient over many
 tasks), or approached (Reptile, Nichol et al., arXiv 1803.02999). All that was judged is kept and replayed: the value
 head learns from it (`pretrain`), under the budgets and devices of every task with the same judge, and rehearsals
-search tasks met before against the value head in the place of the judge, which costs no training.
+search tasks met before against the agent's memory in the place of the judge, which costs no training.
 
 It works on any benches and judges: `open` makes them from a task when it is that task's turn.
 """
@@ -24,6 +24,7 @@ import torch
 from rcnas_edge.cost import QUANTITIES
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.encoder import PolicyNetwork
+from rcnas_edge.search.memory import Memory, Recall
 from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.pretrain import Lesson, PretrainConfig, pretrain
@@ -53,9 +54,9 @@ class MetaConfig:
     reptile_rate: float = 0.3
     """How far Reptile moves towards the weights that a round found."""
     rehearsals: int = 4
-    """Tasks searched against the value head after a round."""
+    """Tasks searched against the memory after a round."""
     rehearsed: int = 16
-    """Networks that the value head judges in each of them."""
+    """Networks that the memory judges in each of them."""
     search: PolicyConfig = field(default_factory=PolicyConfig)
     start: PretrainConfig = field(default_factory=PretrainConfig)
     """Of the encoder before the first task."""
@@ -123,18 +124,16 @@ def _search(bench: Bench, judge: Judge, job: Job) -> Studied:
     return Studied(judge.digest, bench.teacher_robust, tuple(candidates), search.state_dict()["weights"])
 
 
-class ValueJudge:
-    """Says of a network what the value head expects: a judge that trains nothing, for rehearsals."""
+class RecallJudge:
+    """Says of a network what the memory expects: a judge that trains nothing, for rehearsals."""
 
-    digest = "value head"
+    digest = "memory"
 
-    def __init__(self, network: PolicyNetwork, bench: CachedBench, steps: int) -> None:
-        self._network, self._bench = network, bench
-        self._observer = Observer(bench, steps=steps)
+    def __init__(self, memory: Memory, bench: CachedBench) -> None:
+        self._recall, self._bench = Recall(memory, bench), bench
 
-    @torch.no_grad()
     def __call__(self, architecture: Architecture) -> Score:
-        share = float(self._network.values(self._observer.finished([architecture]))[0])
+        share = float(self._recall.mean([architecture])[0])
         robust = min(1.0, max(0.0, share * self._bench.teacher_robust))
         return Score(robust, robust, 1, self.digest)
 
@@ -149,7 +148,7 @@ class ValueJudge:
 
 
 class MetaTraining(Generic[Task]):
-    """Rounds of tasks; `weights` is what `PolicySearch.adopt` takes. The tasks have genes of one shape."""
+    """Rounds of tasks; `agent` is what `PolicySearch.adopt` takes. The tasks have genes of one shape."""
 
     def __init__(
         self,
@@ -176,6 +175,21 @@ class MetaTraining(Generic[Task]):
     def done(self) -> int:
         """Tasks that were searched."""
         return len(self.studied)
+
+    @property
+    def memory(self) -> Memory:
+        """What was judged so far."""
+        judged: dict[str, tuple[CachedBench, dict[Architecture, float]]] = {}
+        for number, record in enumerate(self.studied):
+            bench, _ = self._bench(number)
+            known = judged.setdefault(record["judge"], (bench, {}))[1]
+            known.update((Architecture(tuple(one["picks"])), one["score"]["robust"]) for one in record["candidates"])
+        return Memory.of([(digest, bench, scores) for digest, (bench, scores) in judged.items()])
+
+    @property
+    def agent(self) -> Weights:
+        """What `PolicySearch.adopt` takes: the weights, and the memory beside them."""
+        return {**(self.weights or {}), **self.memory.to_tensors()}
 
     def step(self) -> Sequence[Studied]:
         """A round: search the next tasks, take over their weights, learn from all that was judged; () at the end."""
@@ -204,11 +218,10 @@ class MetaTraining(Generic[Task]):
         return found
 
     def run(self) -> Weights:
-        """All rounds that are left."""
+        """All rounds that are left; the agent."""
         while self.step():
             pass
-        assert self.weights is not None
-        return self.weights
+        return self.agent
 
     # what a round is made of
 
@@ -244,18 +257,18 @@ class MetaTraining(Generic[Task]):
         self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     def _rehearse(self, taught: Weights) -> None:
-        """Search tasks met before against the value head of the last lessons, each from the weights of the one before.
+        """Search tasks met before against the memory, each from the weights of the one before.
 
         Nothing before the first lessons.
         """
         if self.done <= self.config.together:
             return
-        values = self._network(taught)
+        memory = self.memory
         config = replace(self.config.search, critic=False)
         drawn = np.random.default_rng(self._seed(3, self.done)).integers(self.done, size=self.config.rehearsals)
         for place, number in enumerate(drawn):
             bench, _ = self._bench(int(number))
-            judge = ValueJudge(values, bench, config.steps)
+            judge = RecallJudge(memory, bench)
             seeded = replace(config, seed=self._seed(4, self.done, place))
             before = self.weights or taught
             found = _search(bench, judge, Job(None, before, seeded, self.config.rehearsed))

@@ -13,7 +13,6 @@ choice, nor the networks left out because they were judged are in it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.critic import Critic
 from rcnas_edge.search.encoder import PolicyNetwork
 from rcnas_edge.search.episodes import Episode, Episodes
+from rcnas_edge.search.memory import PREFIX, Memory, Recall
 from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_judge
@@ -62,8 +62,10 @@ class PolicyConfig:
     revised: int = 3
     """Of the best episodes judged, and of the proposals that most is expected of, whose changes by one pick are
     proposals too."""
-    climbs: int = 1
-    """How often the latter are changed, where an agent's values lead the way."""
+    trades: int = 16
+    """Changes of each of them by two picks, drawn at random: one gene gets what another gives."""
+    climbs: int = 10
+    """How often the latter are changed at most, where an agent's memory leads the way."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "greedy_every", "proposals"):
@@ -72,7 +74,7 @@ class PolicyConfig:
         for name in ("baseline_rate", "discount", "epsilon"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is in [0, 1], got {getattr(self, name)}")
-        for name in ("learning_rate", "entropy", "replay", "replay_weight", "revised", "climbs"):
+        for name in ("learning_rate", "entropy", "replay", "replay_weight", "revised", "climbs", "trades"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} is not negative, got {getattr(self, name)}")
 
@@ -108,7 +110,7 @@ class PolicySearch:
             epsilon=self.config.epsilon,
         )
         self._critic = Critic(self._bench)
-        self._informed: PolicyNetwork | None = None
+        self._memory: Memory | None = None
         self._baseline: float | None = None
         self._updates = 0
         self._elites: list[tuple[float, Episode]] = []
@@ -153,14 +155,18 @@ class PolicySearch:
 
     def _screened(self) -> list[Episode]:
         """The proposals that the critic expects most of; as the policy draws them where it has nothing to go by."""
-        if not len(self._pool) and self._informed is None:
+        if not len(self._pool) and self._memory is None:
             return self._drawn([])
         proposals = self._proposals()
         expected = self._expected(proposals)
-        for _ in range(0 if self._informed is None else self.config.climbs):
+        climbed: set[Hashable] = set()
+        for _ in range(0 if self._memory is None else self.config.climbs):
             best = sorted(proposals, key=expected.__getitem__, reverse=True)[: self.config.revised]
-            fresh = {key: one for each in best for key, one in self._keyed(self._drawing.neighbours(proposals[each]))}
-            fresh = {key: one for key, one in fresh.items() if key not in proposals}
+            if climbed.issuperset(best):
+                break
+            climbed.update(best)
+            around = [one for each in best for one in self._neighbours(proposals[each])]
+            fresh = {key: one for key, one in self._keyed(around).items() if key not in proposals}
             proposals |= fresh
             expected |= self._expected(fresh)
         ranked = sorted(proposals, key=expected.__getitem__, reverse=True)
@@ -177,12 +183,14 @@ class PolicySearch:
         greedy = self._greedy_if_due()
         found += [] if greedy is None else [greedy]
         for _, episode in self._elites[: self.config.revised]:
-            found += self._drawing.neighbours(episode)
-        return dict(self._keyed(found))
+            found += self._neighbours(episode)
+        return self._keyed(found)
 
-    def _keyed(self, episodes: Iterable[Episode]) -> Iterator[tuple[Hashable, Episode]]:
-        for episode in episodes:
-            yield self._bench.key(episode[-1]), episode
+    def _neighbours(self, episode: Episode) -> Iterator[Episode]:
+        return self._drawing.neighbours(episode, self.config.trades, self._generator)
+
+    def _keyed(self, episodes: Iterable[Episode]) -> dict[Hashable, Episode]:
+        return {self._bench.key(episode[-1]): episode for episode in episodes}
 
     def _expected(self, proposals: Mapping[Hashable, Episode]) -> dict[Hashable, float]:
         """The improvement that the critic expects of each proposal."""
@@ -191,23 +199,8 @@ class PolicySearch:
         ends = [episode[-1] for episode in proposals.values()]
         candidates = self._pool.candidates
         judged = [candidate.architecture for candidate in candidates]
-        improvement = self._critic.improvement(
-            ends,
-            judged,
-            [self._reward(candidate) for candidate in candidates],
-            proposed_values=self._values(ends),
-            judged_values=self._values(judged),
-        )
+        improvement = self._critic.improvement(ends, judged, [self._reward(candidate) for candidate in candidates])
         return dict(zip(proposals, improvement.tolist(), strict=True))
-
-    @torch.no_grad()
-    def _values(self, architectures: Sequence[Architecture]) -> np.ndarray | None:
-        """What the agent that was adopted says of networks (N,); None without one."""
-        if self._informed is None:
-            return None
-        if not architectures:
-            return np.zeros(0)
-        return self._informed.values(self._observer.finished(architectures)).double().numpy()
 
     # learning
 
@@ -255,8 +248,8 @@ class PolicySearch:
             "pool": self._pool.state_dict(),
             "sampler": self._drawing.sampler.state_dict(),
             "generator": generator_state(self._generator),
-            "weights": _weights(self._network),
-            "adopted": None if self._informed is None else _weights(self._informed),
+            "weights": {name: tensor.detach().clone() for name, tensor in self._network.state_dict().items()},
+            "memory": None if self._memory is None else self._memory.to_tensors(),
             "moments": {
                 str(index): {name: tensor.detach().clone() for name, tensor in values.items()}
                 for index, values in moments.items()
@@ -275,9 +268,7 @@ class PolicySearch:
         self._pool.load_state_dict(state["pool"])
         self._drawing.sampler.load_state_dict(state["sampler"])
         restore_generator(self._generator, state["generator"])
-        self._informed = None
-        if state["adopted"] is not None:
-            self.adopt(state["adopted"])
+        self._remember(None if state["memory"] is None else Memory.from_tensors(state["memory"]))
         self._load(state["weights"])
         moments = {int(index): dict(values) for index, values in state["moments"].items()}
         groups = self._optimiser.state_dict()["param_groups"]
@@ -289,14 +280,19 @@ class PolicySearch:
             for elite in state["elites"]
         ]
 
-    def adopt(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Begin with the policy and the values of another search (`weights` in its state), as an agent has them.
+    def adopt(self, agent: Mapping[str, torch.Tensor]) -> None:
+        """Begin with the policy of another search (`weights` in its state) and with what the agent remembers.
 
-        The space has genes of the same shape, InputError otherwise. The values stay as they are: what is judged here
-        corrects them in the critic.
+        An agent is the weights with its memory's tensors (`Memory.to_tensors`) beside them. The space has genes of the
+        same shape, InputError otherwise.
         """
-        self._load(weights)
-        self._informed = copy.deepcopy(self._network)
+        memory = Memory.from_tensors(agent)
+        self._load({name: tensor for name, tensor in agent.items() if not name.startswith(PREFIX)})
+        self._remember(memory)
+
+    def _remember(self, memory: Memory | None) -> None:
+        self._memory = memory if memory is None or len(memory) else None
+        self._critic = Critic(self._bench, None if self._memory is None else Recall(self._memory, self._bench))
 
     def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
@@ -308,7 +304,3 @@ class PolicySearch:
                 "search from scratch here"
             )
         self._network.load_state_dict(dict(weights))
-
-
-def _weights(network: PolicyNetwork) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

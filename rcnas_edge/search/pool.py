@@ -30,12 +30,13 @@ class Pool:
         return tuple(self._candidates.values())
 
     def seen(self, architecture: Architecture) -> bool:
-        """Whether its network was judged, under this or another architecture."""
-        return self._bench.key(architecture) in self._candidates
+        """Whether its network was judged, under this or another architecture, or is excluded from judging."""
+        return self._bench.key(architecture) in self._candidates or self._bench.excluded(architecture)
 
     def judge(self, architectures: Sequence[Architecture]) -> tuple[Candidate, ...]:
         """The candidate of each architecture; only networks that are new reach the judge."""
-        fresh = {self._bench.key(one): one for one in reversed(architectures) if not self.seen(one)}
+        known = self._candidates
+        fresh = {key: one for one in reversed(architectures) if (key := self._bench.key(one)) not in known}
         fresh = dict(reversed(fresh.items()))  # of two architectures of one network the first is judged
         if fresh and not self._prepared:
             self._judge.prepare()

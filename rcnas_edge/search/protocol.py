@@ -92,11 +92,12 @@ class Judge(Protocol):
 class Bench(Protocol):
     """The live task as a search sees it: the space, what an architecture costs, and what it is measured against.
 
-    Four more attributes are used where a bench has them. `features(architecture) -> float` is the empirical
+    Five more attributes are used where a bench has them. `features(architecture) -> float` is the empirical
     Lipschitz coefficient (LIPS); a table has none. `cheapest: Architecture` spares the search its own look for it.
     `start: Architecture` is the teacher as an architecture; without it the costliest one found stands in.
     `targets: Sequence[Target]` are where the network is to run: with several, a budget is asked against the cost on its
-    own target; a bench that has one is never asked for a target, as a table.
+    own target; a bench that has one is never asked for a target, as a table. `excluded(architecture) -> bool` says
+    which networks no search may judge, though they fit.
     """
 
     @property
