@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import pytest
+import torch
+from search_doubles import CountingJudge
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.cost import Budget, costs_of
@@ -19,6 +21,7 @@ from rcnas_edge.embedding import (
 )
 from rcnas_edge.nets import family
 from rcnas_edge.profile import Profile, Rate, Rates, Target, load_profile
+from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import IMAGE, Layer
 from rcnas_edge.task import Bench, open_task
@@ -164,3 +167,19 @@ def test_every_family_has_stages_for_the_vector() -> None:
         numbers = stage_numbers(network.stages())
         assert set(numbers) == {name for name in ENTRIES if name.startswith("teacher.stage")}
         assert all(0 <= number <= 2 for number in numbers.values()), numbers
+
+
+def test_a_policy_goes_from_one_teacher_budget_and_device_to_another(bench: Bench) -> None:
+    """The genes have one shape and the vector one length, so that states have one width."""
+    asked = TaskSetting(
+        subset=200, base="wrn-22-4", attack="linf:0.05:20", profile="pixel-4-gpu", max_latency="60%", device="cpu"
+    )
+    task = open_task(asked)
+    profiles = {task.target: load_profile("pixel-4-gpu")}
+    other = Bench(task, profiles, costs_of(task.teacher.layers or (), profiles), teacher_robust=0.5)
+    assert other.space.genes == bench.space.genes
+    assert sum(one != two for one, two in zip(bench.task_vector, other.task_vector, strict=True)) > 10
+    taught = PolicySearch(bench, CountingJudge(bench.space), PolicyConfig(seed=1))
+    search = PolicySearch(other, CountingJudge(other.space), PolicyConfig(seed=2))
+    search.adopt(taught.state_dict()["weights"])
+    torch.testing.assert_close(search.state_dict()["weights"], taught.state_dict()["weights"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ATTACK
 from search_doubles import OPERATIONS, CountingJudge, TableBench, ToyBench
+from test_pipeline import Remembering
 
 from rcnas_edge import meta_training
 from rcnas_edge.agent import load_agent
@@ -22,7 +23,7 @@ from rcnas_edge.console import Silent
 from rcnas_edge.cost import QUANTITIES
 from rcnas_edge.errors import InputError
 from rcnas_edge.meta_curves import mean_curve, thirds
-from rcnas_edge.meta_training import DEFAULT_TASKS, MetaSetting, meta_train
+from rcnas_edge.meta_training import DEFAULT_TASKS, MetaSetting, Opener, feasible_tasks, meta_train
 from rcnas_edge.search import meta
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.encoder import PolicyNetwork
@@ -375,6 +376,21 @@ def test_the_command_leaves_an_agent_and_resumes_to_the_same_one(
         meta_train(replace(setting, tasks=3), tmp_path / "cut", Silent())
     scores = [json.loads(line) for path in (unbroken / "scores").iterdir() for line in path.read_text().splitlines()]
     assert len({entry["network"] for entry in scores}) == len(scores) == agent.made["networks"]
+
+
+def test_tasks_that_no_network_can_meet_are_left_out_with_a_sentence(setting: MetaSetting, tmp_path: Path) -> None:
+    opener, console = Opener(tmp_path, "wrn", 1, 1, 0, "cpu"), Remembering()
+    buffers = replace(setting.buffers, budgets={"max_macs": ("1%", "80%")})
+    drawn = buffers.sample(8, seed=0)
+    tasks = feasible_tasks(buffers, opener, 2, 0, console)
+    assert tasks == [task for task in drawn if task.budgets == {"max_macs": "80%"}][:2]
+    before = drawn[: drawn.index(tasks[-1])]
+    assert len(console.said) == sum(task.budgets == {"max_macs": "1%"} for task in before)
+    assert all("no network found keeps these budgets" in line for line in console.said)
+    with pytest.raises(InputError, match="0 of 8 can: allow more"):
+        feasible_tasks(replace(buffers, budgets={"max_macs": ("1%",)}), opener, 2, 0, console)
+    with pytest.raises(InputError, match="no profile is called 'nowhere'"):
+        feasible_tasks(replace(buffers, profiles=("nowhere",)), opener, 2, 0, console)
 
 
 @pytest.mark.slow
