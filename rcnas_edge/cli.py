@@ -92,6 +92,7 @@ BUDGETS = options(
 )
 SEARCH = options(
     click.option("--strategy", help="rc-nas (default), evolution, random, uniform or robust-scaling."),
+    click.option("--reward", help="What rc-nas learns from: budget (default), n2n or linear."),
     click.option(
         "--agent",
         help="Where rc-nas starts: the folder of a meta-trained agent, or none (from scratch); default the one that "

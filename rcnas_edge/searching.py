@@ -81,6 +81,7 @@ class Searching:
             "profile": ", ".join(profile.digest() for profile in bench.profiles.values()),
             "strategy": self.setting.strategy,
             "agent": NO_AGENT if self.opened.start.agent is None else self.opened.start.agent.sha256,
+            "reward": self.setting.reward,
             "evaluations": self.setting.evaluations,
             "judge": self.judge.digest,
             "seed": self.setting.seed,
@@ -94,7 +95,9 @@ class Searching:
             return known
         self.feasibility()
         judge = self.judge
-        search = strategy(self.setting.strategy, self.opened.bench, judge, seed=self.setting.seed)
+        search = strategy(
+            self.setting.strategy, self.opened.bench, judge, seed=self.setting.seed, reward=self.setting.reward
+        )
         agent = self.opened.start.agent
         if self.opened.start.words:
             self.console.say(self.opened.start.words)

@@ -76,6 +76,7 @@ class TaskSetting:
     max_memory: str | None = None
     strategy: str = "rc-nas"
     agent: str | None = None
+    reward: str = "budget"
     evaluations: int = 12
     judge_epochs: int = 2
     finalists: int = 3

@@ -14,13 +14,14 @@ from search_doubles import CountingJudge, ToyBench
 
 from rcnas_edge.cost import QUANTITIES, Cost
 from rcnas_edge.errors import InputError
+from rcnas_edge.search import strategy
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.encoder import PolicyNetwork
 from rcnas_edge.search.memory import Memory
 from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.random_search import RandomConfig, RandomSearch
-from rcnas_edge.search.reward import compression, reward
+from rcnas_edge.search.reward import compression, reward, reward_of
 from rcnas_edge.space import Architecture, Gene
 
 LIMITS = (("macs", 0.7), ("params", 0.8))
@@ -249,6 +250,38 @@ def test_the_reward_is_flat_within_the_budgets_and_falls_beyond_the_binding_one(
     assert compression((), ()) == 1.0
     assert reward(0.3, 0.5, 0.5) == pytest.approx(0.6 * 0.75)
     assert reward(0.3, 0.5, 1.0) == pytest.approx(0.6)
+
+
+def test_the_other_rewards_are_n2n_s_and_a_linear_penalty() -> None:
+    # cost / limit 0.5 and 0.9; the teacher's 2 and 3: the shares of the teacher are 0.25 and 0.3, C = 0.7
+    ratios, teacher = [0.5, 0.9], [2.0, 3.0]
+    assert reward_of("budget", 0.3, 0.5, ratios, teacher) == pytest.approx(0.6)
+    assert reward_of("n2n", 0.3, 0.5, ratios, teacher) == pytest.approx(0.6 * 0.7 * 1.3)
+    assert reward_of("linear", 0.3, 0.5, ratios, teacher) == pytest.approx(0.6 - 0.2 * 0.9)
+    for kind in ("budget", "n2n", "linear"):
+        assert reward_of(kind, 0.3, 0.5, [], []) == pytest.approx(0.6)
+    with pytest.raises(ValueError, match="one of budget, n2n, linear"):
+        reward_of("best", 0.3, 0.5, ratios, teacher)
+
+
+def test_with_n2n_s_reward_a_search_prefers_the_smaller_of_two_equals() -> None:
+    bench = ToyBench(("macs", 0.7))
+    flat = CountingJudge(bench.space, rule=lambda key: 0.3)
+    spent = {}
+    for kind in ("budget", "n2n"):
+        search = PolicySearch(bench, flat, PolicyConfig(reward=kind, seed=1))
+        spent[kind] = np.mean([one.costs["macs"] for _ in range(12) for one in search.step()])
+    assert spent["n2n"] < 0.85 * spent["budget"]
+
+
+def test_only_a_search_that_learns_takes_a_reward() -> None:
+    bench = ToyBench(*LIMITS)
+    with pytest.raises(InputError, match="random has no reward"):
+        strategy("random", bench, CountingJudge(bench.space), reward="n2n")
+    with pytest.raises(InputError, match="--reward is one of"):
+        strategy("rc-nas", bench, CountingJudge(bench.space), reward="best")
+    search = strategy("rc-nas", bench, CountingJudge(bench.space), reward="linear")
+    assert search.config.reward == "linear"
 
 
 def test_a_teacher_within_the_budget_or_unknown_leaves_nothing_to_compress() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from rcnas_edge.errors import InputError
@@ -9,6 +10,7 @@ from rcnas_edge.search.evolution import EvolutionSearch
 from rcnas_edge.search.policy import PolicySearch
 from rcnas_edge.search.protocol import Bench, Judge, Search
 from rcnas_edge.search.random_search import RandomSearch
+from rcnas_edge.search.reward import BUDGET, REWARDS
 from rcnas_edge.search.scaling import RobustScaling, UniformScaling
 
 STRATEGIES: dict[str, type[Any]] = {}
@@ -31,10 +33,18 @@ def strategy_class(name: str) -> type[Any]:
     return STRATEGIES[name]
 
 
-def strategy(name: str, bench: Bench, judge: Judge, *, seed: int = 0) -> Search:
-    """A strategy with its default configuration and this seed; BudgetError if nothing fits the budgets."""
+def strategy(name: str, bench: Bench, judge: Judge, *, seed: int = 0, reward: str = BUDGET) -> Search:
+    """A strategy with its default configuration, this seed and, where it learns from one, this reward.
+
+    BudgetError if nothing fits the budgets.
+    """
     chosen = strategy_class(name)
-    return chosen(bench, judge, chosen.Config(seed=seed))
+    if reward not in REWARDS:
+        raise InputError(f"--reward is one of {', '.join(REWARDS)}, got {reward!r}")
+    learns = any(field.name == "reward" for field in fields(chosen.Config))
+    if reward != BUDGET and not learns:
+        raise InputError(f"--reward {reward} is what rc-nas learns from, {name} has no reward: leave it out")
+    return chosen(bench, judge, chosen.Config(seed=seed, **({"reward": reward} if learns else {})))
 
 
 register(PolicySearch.name, PolicySearch)

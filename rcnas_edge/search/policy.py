@@ -31,7 +31,7 @@ from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_judge
 from rcnas_edge.search.resume import identity, require_own
-from rcnas_edge.search.reward import compression, reward
+from rcnas_edge.search.reward import BUDGET, REWARDS, reward_of
 from rcnas_edge.search.sampling import generator_state, restore_generator
 from rcnas_edge.space import Architecture
 
@@ -41,6 +41,8 @@ class PolicyConfig:
     """Hyper-parameters of `PolicySearch`, all ours; accuracies enter the reward as shares of the teacher's."""
 
     seed: int = 0
+    reward: str = BUDGET
+    """One of `REWARDS`."""
     steps: int = 3
     batch: int = 2
     learning_rate: float = 0.02
@@ -68,6 +70,8 @@ class PolicyConfig:
     """How often the latter are changed at most, where an agent's memory leads the way."""
 
     def __post_init__(self) -> None:
+        if self.reward not in REWARDS:
+            raise ValueError(f"reward is one of {', '.join(REWARDS)}, got {self.reward!r}")
         for name in ("steps", "batch", "greedy_every", "proposals"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
@@ -205,8 +209,8 @@ class PolicySearch:
     # learning
 
     def _reward(self, candidate: Candidate) -> float:
-        compressed = compression(self._bench.ratios(candidate.architecture), self._bench.teacher_ratios)
-        return reward(candidate.score.robust, self._bench.teacher_robust, compressed)
+        ratios, teacher = self._bench.ratios(candidate.architecture), self._bench.teacher_ratios
+        return reward_of(self.config.reward, candidate.score.robust, self._bench.teacher_robust, ratios, teacher)
 
     def _learn(self, episodes: Sequence[Episode], rewards: Sequence[float]) -> None:
         """One REINFORCE update on the fresh episodes, with the best earlier ones imitated beside them."""

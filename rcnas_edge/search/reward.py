@@ -1,9 +1,17 @@
-"""RC-NAS's reward: robust accuracy against the teacher's, times how far the network is compressed."""
+"""RC-NAS's reward: robust accuracy against the teacher's, and how far the network is compressed.
+
+The paper (KDD 2024, arXiv 2406.06792) says that its reward balances accuracy, compression and budget and follows N2N;
+its formula is not published. `budget` is ours and the default, `n2n` is N2N's, `linear` takes a penalty off.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+BUDGET, N2N, LINEAR = "budget", "n2n", "linear"
+REWARDS = (BUDGET, N2N, LINEAR)
+PENALTY = 0.2
+"""What the whole of a budget costs in the reward `linear`, as a share of the teacher's robust accuracy."""
 LEAST_TEACHER = 0.01
 """A teacher's robust accuracy counts as at least this, so that a broken teacher does not blow the reward up."""
 
@@ -33,3 +41,22 @@ def reward(robust: float, teacher_robust: float, compressed: float) -> float:
     overshoot to project back.
     """
     return robust / max(LEAST_TEACHER, teacher_robust) * compressed * (2.0 - compressed)
+
+
+def reward_of(
+    kind: str, robust: float, teacher_robust: float, ratios: Sequence[float], teacher: Sequence[float | None]
+) -> float:
+    """The reward of one of the `REWARDS`, from cost / limit of each budget, of the network and of the teacher.
+
+    `budget`: as above, so that within the budgets the most robust network is the best. `n2n`: R_a C (2 - C) with
+    C = 1 - cost / teacher of the budget that is compressed least, so that compressing further earns more. `linear`:
+    R_a - PENALTY max(cost / limit). Without budgets all of them are R_a.
+    """
+    if kind == BUDGET or not ratios:
+        return reward(robust, teacher_robust, compression(ratios, teacher))
+    if kind == N2N:
+        shares = [ratio / whole for ratio, whole in zip(ratios, teacher, strict=True) if whole]
+        return reward(robust, teacher_robust, max(0.0, 1.0 - max(shares, default=0.0)))
+    if kind == LINEAR:
+        return robust / max(LEAST_TEACHER, teacher_robust) - PENALTY * max(ratios)
+    raise ValueError(f"a reward is one of {', '.join(REWARDS)}, got {kind!r}")
