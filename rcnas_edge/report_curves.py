@@ -12,6 +12,8 @@ from rcnas_edge.report_markup import element
 from rcnas_edge.report_words import amount, duration, facts, flat, name_of, percent, plain
 
 Content = Mapping[str, Any]
+WITH_AGENT = "rc-nas"
+"""The strategy that can start from a meta-trained agent."""
 Placed = tuple[tuple[float, float], Mapping[str, Any], str]
 """A point, its candidate and its read-out."""
 
@@ -25,7 +27,7 @@ def search(content: Content) -> list[Element]:
         f"Strategy {searched['strategy']}, judge {searched['judge']}: {plain(searched['evaluations'])} architectures "
         f"judged in {duration(searched['seconds'])}; {within} of the {len(tried)} candidates are within the budgets."
     )
-    words += f" {_started(searched.get('agent'))}"
+    words += _started(searched["strategy"], searched.get("agent"))
     scored = [(number, 100 * score, entry) for number, entry in tried if (score := _score(entry)) is not None]
     best: list[tuple[float, float]] = []
     for number, score, entry in scored:
@@ -53,13 +55,13 @@ def search(content: Content) -> list[Element]:
     return [element("p", words), element("div", *charts, class_="pair"), element("p", note, class_="note")]
 
 
-def _started(agent: Mapping[str, Any] | None) -> str:
-    """Where the search started, in one sentence."""
+def _started(strategy: str, agent: Mapping[str, Any] | None) -> str:
+    """Where the search started, in one sentence; nothing of a strategy that has no agent."""
     if agent is None:
-        return "It started from scratch."
+        return " It started from scratch." if strategy == WITH_AGENT else ""
     saw = "one of them with" if agent["saw_data_and_attack"] else "none with"
     return (
-        f"It started from the agent {agent['name']}, which was meta-trained on {plain(agent['tasks'])} tasks, {saw} "
+        f" It started from the agent {agent['name']}, which was meta-trained on {plain(agent['tasks'])} tasks, {saw} "
         "this data set and attack."
     )
 

@@ -374,6 +374,21 @@ def test_the_search_curve_is_the_running_best_of_what_is_within_the_budgets(tmp_
     assert "rises from 30.0 % to 50.0 %" in html
 
 
+def test_the_search_says_where_it_started(tmp_path: Path) -> None:
+    values = run_values()
+
+    def told(**changes: object) -> str:
+        values["search"] |= changes
+        write_report(tmp_path, values)
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    assert "It started from scratch." in told()
+    agent = {"name": "mine", "sha256": "a" * 64, "tasks": 16, "saw_data_and_attack": False}
+    assert "started from the agent mine, which was meta-trained on 16 tasks, none with" in told(agent=agent)
+    assert "tasks, one of them with this data set" in told(agent=agent | {"saw_data_and_attack": True})
+    assert "It started from" not in told(agent=None, strategy="random")
+
+
 def test_a_student_without_stages_and_a_search_without_candidates_are_told(tmp_path: Path) -> None:
     values = run_values()
     del values["architecture"]["layers"]
