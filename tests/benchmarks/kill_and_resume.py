@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how often a run is killed, over all runs")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; the runs themselves have seed 0")
-    parser.add_argument("--longest", type=float, default=20.0, help="seconds after which a run is killed at the latest")
+    parser.add_argument("--longest", type=float, default=14.0, help="seconds after which a run is killed at the latest")
     parser.add_argument("--full", action="store_true", help="the demo as it is, instead of a small one")
     parser.add_argument("--out", type=Path, help="folder of the runs, which has to be new; by default a temporary one")
     parser.add_argument("--disk", type=Path, help="fill this small file system again and again instead of killing")
