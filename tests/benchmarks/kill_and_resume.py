@@ -3,7 +3,7 @@
 Runs are killed one after the other until there were `--kills` kills. The first one starts from nothing, so it is killed
 while it measures too. What it measured (the device's profile, the teacher's cost, the finalists' timings) is then given
 to a run that nobody kills, and to all further killed ones: with the same measurements the same command has to come to
-the same architecture.json, weights, ONNX file and report.json, but for how long things took. Exit code 1 if one
+the same architecture.json, weights, ONNX file, report.json and bundle, but for how long things took. Exit code 1 if one
 differs, if a run ends in a traceback, or if anything that was written aside is left lying.
 
 A moment is drawn evenly between the start of the process and `--longest` seconds of the processor, so that a busy
@@ -49,8 +49,10 @@ SMALL = {
 }
 MEASURED = ("profile", "teacher/cost.json", "measured")
 """What a clock has said, which no second run would get again."""
-SAME_BYTES = ("checkpoint/weights.safetensors", "artefacts/model.onnx")
-SAME_VALUES = ("architecture.json", "report.json")
+SAME_BYTES = ("checkpoint/weights.safetensors", "artefacts/model.onnx", "bundle/reference.npz", "bundle/replay.npz")
+SAME_VALUES = ("architecture.json", "report.json", "bundle/manifest.json")
+OF_TIMES = ("seconds", "judge_seconds", "made_of", "README.md")
+"""Keys of values that a clock has a part in; a bundle and its README say how fast the network was."""
 STAGES = {
     "measuring": "teacher/cost.json",
     "search": "search.json",
@@ -214,9 +216,11 @@ def timeless(values: Any) -> Any:
         return [timeless(value) for value in values]
     if not isinstance(values, dict):
         return values
-    timed = {"seconds", "judge_seconds"} | ({"latency"} if isinstance(values.get("latency"), dict) else set())
+    timed = {*OF_TIMES} | ({"latency"} if isinstance(values.get("latency"), dict) else set())
     if values.get("name") == "latency":
         timed |= {"measured", "met"}
+    if "files" in values or "path" in values:  # a bundle, in its manifest or in the report
+        timed |= {"digest"}
     return {key: timeless(value) for key, value in values.items() if key not in timed}
 
 
