@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,12 @@ class Recall:
         self._factor = np.linalg.cholesky(correlation)
         self._level = float(memory.shares.mean())
         self._weights = _solve(self._factor, _solve(self._factor, memory.shares - self._level), transposed=True)
+
+    def on(self, bench: CachedBench) -> Recall:
+        """The same memory for the networks of another bench, whose genes are alike."""
+        other = copy(self)
+        other._bench = bench
+        return other
 
     def mean(self, architectures: Sequence[Architecture]) -> np.ndarray:
         """(N,): what is expected."""

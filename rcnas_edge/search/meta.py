@@ -129,8 +129,8 @@ class RecallJudge:
 
     digest = "memory"
 
-    def __init__(self, memory: Memory, bench: CachedBench) -> None:
-        self._recall, self._bench = Recall(memory, bench), bench
+    def __init__(self, recall: Recall, bench: CachedBench) -> None:
+        self._recall, self._bench = recall.on(bench), bench
 
     def __call__(self, architecture: Architecture) -> Score:
         share = float(self._recall.mean([architecture])[0])
@@ -263,12 +263,12 @@ class MetaTraining(Generic[Task]):
         """
         if self.done <= self.config.together:
             return
-        memory = self.memory
+        recall = Recall(self.memory, self._bench(0)[0])
         config = replace(self.config.search, critic=False)
         drawn = np.random.default_rng(self._seed(3, self.done)).integers(self.done, size=self.config.rehearsals)
         for place, number in enumerate(drawn):
             bench, _ = self._bench(int(number))
-            judge = RecallJudge(memory, bench)
+            judge = RecallJudge(recall, bench)
             seeded = replace(config, seed=self._seed(4, self.done, place))
             before = self.weights or taught
             found = _search(bench, judge, Job(None, before, seeded, self.config.rehearsed))
