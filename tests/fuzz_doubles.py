@@ -25,7 +25,7 @@ SEEDED = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-SECONDS = 20.0
+SECONDS = 60.0
 """That nothing may take."""
 MEMORY = 1_500_000_000
 """Bytes that the process may take beside what it has when it begins."""

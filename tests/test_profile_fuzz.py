@@ -77,11 +77,11 @@ def write(folder: Path, description: bytes, table: bytes = TABLE) -> Path:
 def refused(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The sentence with which a file is refused, from the command line and from Python."""
     capsys.readouterr()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SystemExit) as end:
         main(["profile", "show", "example-camera"])
     out, err = capsys.readouterr()
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     assert end.value.code == 2, out + err
     assert out == ""
     (line,) = err.splitlines()
