@@ -8,7 +8,7 @@ and a little of Square. Bars are the best judged network, dots the two after it:
 not tell the difference.
 
 `versatility-curves.png`: the best robust accuracy by the judge (PGD-10) against evaluations, with and without
-meta-training and of random search, as its Fig. 3: median over seeds, and from the least to the most.
+meta-training and of random search, as its Fig. 3: median over seeds, and each seed as a thin line.
 """
 
 from __future__ import annotations
@@ -188,20 +188,21 @@ def draw_stages(
 
 
 def draw_curves(curves: Mapping[str, np.ndarray], asked: argparse.Namespace, setting: RealSetting, path: Path) -> None:
-    """The best so far of every search: median over seeds, and from the least to the most."""
+    """The best so far of every search: the median over seeds, and each seed as a thin line."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 3.8))
     for arm, values in curves.items():
         places = np.arange(1, values.shape[1] + 1)
         axes.step(places, 100 * np.median(values, axis=0), where="post", color=COLOURS[arm], label=arm, linewidth=2)
-        low, high = 100 * values.min(axis=0), 100 * values.max(axis=0)
-        axes.fill_between(places, low, high, step="post", color=COLOURS[arm], alpha=0.13, linewidth=0)
+        for one in values if len(values) > 1 else ():
+            axes.step(places, 100 * one, where="post", color=COLOURS[arm], linewidth=0.8, alpha=0.45)
+    axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.set_xlabel("networks judged")
     axes.set_ylabel("best robust accuracy, judge, %")
     words = f"{setting.data.name}, {setting.config.name}, {asked.curve_budget} of its MACs, {len(asked.seeds)} seeds"
     axes.set_title(words, fontsize=10)
-    axes.legend(frameon=False, loc="lower right")
-    figure.tight_layout()
+    figure.legend(frameon=False, loc="lower center", ncols=len(curves))
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     _save(plt, figure, path)
 
 
