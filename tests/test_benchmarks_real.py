@@ -15,6 +15,8 @@ import real_search
 import real_setting
 import versatility
 
+from rcnas_edge.agent import write_agent
+
 TINY = [
     *("--dataset", "digits", "--network", "wrn-10-1", "--train", "64", "--held-out", "20", "--teacher-epochs", "1"),
     *("--epochs", "1", "--test", "12", "--attack-steps", "2", "--square-queries", "4", "--attack", "linf:0.05:4"),
@@ -88,6 +90,20 @@ def test_every_search_judges_equally_many_networks_within_the_budget(setting):
     before = dict(setting.cells.made)
     assert bench.fits(real_search.scaled(setting, BUDGET))
     assert setting.cells.made == before, "a scaling rule judges nothing"
+
+
+def test_the_arm_with_meta_training_starts_from_the_agent_that_was_asked_for(setting, tmp_path):
+    judge = real_setting.CellJudge(setting, epochs=1)
+    with pytest.raises(ValueError, match="--agent none asks"):
+        setting.search(real_setting.AGENT, judge, budget=BUDGET, seed=0)
+    weights = setting.search("rc-nas", judge, budget=BUDGET, seed=7).state_dict()["weights"]
+    write_agent(tmp_path, weights, family="wrn", genes=setting.task.space.genes, tasks=[], seed=0, made={})
+    other = real_setting.RealSetting(asked(setting.asked.work))
+    other.asked.agent = str(tmp_path)
+    begun = other.search(real_setting.AGENT, judge, budget=BUDGET, seed=0).state_dict()["weights"]
+    fresh = other.search("rc-nas", judge, budget=BUDGET, seed=0).state_dict()["weights"]
+    assert all(torch.equal(begun[name], weights[name]) for name in weights)
+    assert not all(torch.equal(fresh[name], weights[name]) for name in weights)
 
 
 def test_pruning_ends_within_the_budget_and_keeps_the_teachers_weights(setting):
