@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before any import of torch
@@ -20,12 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 import numpy as np
 import torch
 from machine import machine, show
+from torch import nn
 
 from rcnas_edge.attacks import Threat, headline
 from rcnas_edge.data import load_dataset
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.feed import Feed
 from rcnas_edge.foreign import open_file
+from rcnas_edge.subject import Predict
 from rcnas_edge.threat import set_fast_float
 
 
@@ -47,6 +51,9 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--images", type=int, default=10_000, help="test images that are attacked, the first ones")
     parser.add_argument("--square-queries", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of all attacks on what is left, each with a seed")
+    parser.add_argument("--part", type=int, default=500, help="images that are attacked at a time")
+    parser.add_argument("--work", type=Path, help="folder that keeps what rounds left: a killed run goes on")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     set_fast_float()
@@ -60,7 +67,7 @@ def main() -> None:
 
 
 def measured(name: str, asked: argparse.Namespace) -> list[tuple[str, ...]]:
-    """Rows of one network: clean on all test images, then what each attack leaves."""
+    """Rows of one network: clean on all test images, then what each round of attacks leaves."""
     data, published = load_dataset("cifar10", root=asked.data), NETWORKS[name]
     path = asked.data / "models" / f"{name}.onnx"
     opened = open_file(path, FEED, image=data.image, classes=data.classes, data=data.name)
@@ -71,24 +78,53 @@ def measured(name: str, asked: argparse.Namespace) -> list[tuple[str, ...]]:
     began = time.perf_counter()
     clean = opened.predict(images).argmax(1) == labels
     rows = [row(name, "clean", clean, published.clean, time.perf_counter() - began)]
-    some = slice(0, asked.images)
-    found = headline(
-        twin,
-        torch.from_numpy(images[some]),
-        torch.from_numpy(labels[some]),
-        Threat.parse("linf:2/255:20"),
-        seed=asked.seed,
-        square_queries=asked.square_queries,
-    )
-    robust = clean[some].copy()
-    for attack, result in found.items():
-        points = result.adversarial.numpy()
-        if not (np.abs(points - images[some]).max() <= 2 / 255 + 1e-6 and points.min() >= 0 and points.max() <= 1):
-            raise SystemExit(f"points of {attack} are outside the ball or the box")
-        robust &= opened.predict(points).argmax(1) == labels[some]
-        rows.append(row(name, attack, robust, published.robust, result.seconds))
+    robust = clean[: asked.images].copy()
+    for number in range(asked.rounds):
+        left, seed = np.flatnonzero(robust), asked.seed + number
+        for start in range(0, len(left), asked.part):
+            part = left[start : start + asked.part]
+            attack = partial(survived, opened.predict, twin, images[part], labels[part], seed, asked.square_queries)
+            cell = f"{name}-{seed}-{asked.square_queries}-{number}-{start}.npz"
+            robust[part] = kept(asked.work and asked.work / cell, part, attack)
+        rows.append(row(name, f"round {number + 1}", robust, published.robust, time.perf_counter() - began))
         print(f"{name}: {rows[-1]}", flush=True)
     return rows
+
+
+def survived(
+    predict: Predict, twin: nn.Module, images: np.ndarray, labels: np.ndarray, seed: int, queries: int
+) -> np.ndarray:
+    """Which images (N,) the file itself puts into the right class at every point that the attacks made."""
+    points = headline(
+        twin,
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        Threat.parse("linf:2/255:20"),
+        seed=seed,
+        square_queries=queries,
+    )
+    robust = np.ones(len(images), dtype=bool)
+    for attack, result in points.items():
+        moved = result.adversarial.numpy()
+        if not (np.abs(moved - images).max() <= 2 / 255 + 1e-6 and moved.min() >= 0 and moved.max() <= 1):
+            raise SystemExit(f"points of {attack} are outside the ball or the box")
+        robust &= predict(moved).argmax(1) == labels
+    return robust
+
+
+def kept(path: Path | None, part: np.ndarray, attack: Callable[[], np.ndarray]) -> np.ndarray:
+    """What an attack leaves of these images, from the file of an earlier run if there is one."""
+    if path is not None and path.is_file():
+        with np.load(path) as known:
+            if np.array_equal(known["part"], part):
+                return np.asarray(known["robust"])
+    robust = attack()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part.npz")
+        np.savez(aside, part=part, robust=robust)
+        aside.replace(path)
+    return robust
 
 
 def row(name: str, what: str, flags: np.ndarray, published: float, seconds: float) -> tuple[str, ...]:
