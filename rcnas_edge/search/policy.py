@@ -66,8 +66,8 @@ class PolicyConfig:
     proposals too."""
     trades: int = 16
     """Changes of each of them by two picks, drawn at random: one gene gets what another gives."""
-    climbs: int = 10
-    """How often the latter are changed at most, where an agent's memory leads the way."""
+    climbs: int = 5
+    """How often the latter are changed at most before anything is judged, where an agent's memory leads; then once."""
 
     def __post_init__(self) -> None:
         if self.reward not in REWARDS:
@@ -164,7 +164,8 @@ class PolicySearch:
         proposals = self._proposals()
         expected = self._expected(proposals)
         climbed: set[Hashable] = set()
-        for _ in range(0 if self._memory is None else self.config.climbs):
+        led = 0 if self._memory is None else 1 if len(self._pool) else self.config.climbs
+        for _ in range(led):
             best = sorted(proposals, key=expected.__getitem__, reverse=True)[: self.config.revised]
             if climbed.issuperset(best):
                 break
