@@ -13,8 +13,10 @@ choice, nor the networks left out because they were judged are in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +36,9 @@ from rcnas_edge.search.resume import identity, require_own
 from rcnas_edge.search.reward import BUDGET, REWARDS, reward_of
 from rcnas_edge.search.sampling import generator_state, restore_generator
 from rcnas_edge.space import Architecture
+
+ENUMERABLE = 20_000
+"""Architectures of a space that is small enough to ask a memory of each of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ class PolicySearch:
         )
         self._critic = Critic(self._bench)
         self._memory: Memory | None = None
+        self._recall: Recall | None = None
         self._baseline: float | None = None
         self._updates = 0
         self._elites: list[tuple[float, Episode]] = []
@@ -189,7 +195,24 @@ class PolicySearch:
         found += [] if greedy is None else [greedy]
         for _, episode in self._elites[: self.config.revised]:
             found += self._neighbours(episode)
+        found += [(*begun, end) for end in self._remembered if not self._pool.seen(end)]
         return self._keyed(found)
+
+    @cached_property
+    def _remembered(self) -> list[Architecture]:
+        """The networks of a small space that the memory expects most of, within the budgets; none of a large one."""
+        sizes = self._network.sizes
+        if self._recall is None or math.prod(sizes) > ENUMERABLE:
+            return []
+        every = [Architecture(tuple(map(int, picks))) for picks in np.ndindex(*sizes)]
+        fitting = [architecture for architecture in every if self._bench.fits(architecture)]
+        parts = [fitting[start : start + 1000] for start in range(0, len(fitting), 1000)]
+        expected = np.concatenate([self._recall.mean(part) for part in parts])
+        best = [fitting[index] for index in np.argsort(-expected, kind="stable")]
+        kept = {
+            self._bench.key(architecture): architecture for architecture in reversed(best[: 4 * self.config.proposals])
+        }
+        return list(reversed(kept.values()))[: self.config.proposals]
 
     def _neighbours(self, episode: Episode) -> Iterator[Episode]:
         return self._drawing.neighbours(episode, self.config.trades, self._generator)
@@ -297,7 +320,9 @@ class PolicySearch:
 
     def _remember(self, memory: Memory | None) -> None:
         self._memory = memory if memory is None or len(memory) else None
-        self._critic = Critic(self._bench, None if self._memory is None else Recall(self._memory, self._bench))
+        self._recall = None if self._memory is None else Recall(self._memory, self._bench)
+        self._critic = Critic(self._bench, self._recall)
+        self.__dict__.pop("_remembered", None)
 
     def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._network.state_dict().items()}
