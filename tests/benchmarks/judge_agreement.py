@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--fresh-lengths", type=int, nargs="*", default=[1], help="of judges with fresh weights")
     parser.add_argument("--truth-seeds", type=int, nargs="+", default=[0], help="of the full training")
-    parser.add_argument("--truth-images", type=int, default=1000, help="test images of the truth")
+    parser.add_argument("--truth-images", type=int, default=500, help="test images of the truth")
     parser.add_argument("--seed", type=int, default=0, help="of the networks, and of the judges' trainings")
     asked = parser.parse_args()
     with Run(asked.work).locked():

@@ -74,7 +74,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--held-out", type=int, default=600, help="held-out images that the judge looks at, at most")
     parser.add_argument("--teacher-epochs", type=int, default=12)
     parser.add_argument("--judge-epochs", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of the final training, the same for all students")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of the final training, the same for all students")
     parser.add_argument("--test", type=int, default=2000, help="the first test images, attacked at the end")
     parser.add_argument("--attack-steps", type=int, default=10, help="of APGD-CE, and of APGD-T for each target")
     parser.add_argument("--square-queries", type=int, default=100)
