@@ -176,7 +176,7 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
             "config": configuration(setting.config),
             "buffers": {"profiles": list(buffers.profiles), "held_out": [str(pair) for pair in buffers.held_out]},
             "evaluations": sum(len(record["candidates"]) for record in training.studied),
-            "networks": networks_judged(training.studied),
+            "networks": len(training.memory),
             "seconds": round(spent, 1),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         }
@@ -197,11 +197,6 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
 def told(task: MetaTask) -> dict[str, Any]:
     """A task as it is remembered: without where its data lies."""
     return {name: value for name, value in task.to_dict().items() if name != "data_root"}
-
-
-def networks_judged(studied: Iterable[dict[str, Any]]) -> int:
-    """Different networks by judge: what was trained, as picks."""
-    return len({(record["judge"], *one["picks"]) for record in studied for one in record["candidates"]})
 
 
 def feasible_tasks(buffers: Buffers, opener: Opener, count: int, seed: int, console: Console) -> list[MetaTask]:

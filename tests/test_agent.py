@@ -7,24 +7,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ATTACK
+from search_doubles import CountingJudge
 from test_pipeline import Remembering
 
 from rcnas_edge import agent as agents
-from rcnas_edge.agent import FACTS, WEIGHTS, Agent, find_agent, load_agent, write_agent
+from rcnas_edge.agent import FACTS, SHIPPED, WEIGHTS, Agent, find_agent, load_agent, write_agent
 from rcnas_edge.attacks import Threat
+from rcnas_edge.buffers import read_buffers
 from rcnas_edge.console import Silent
+from rcnas_edge.cost import costs_of
+from rcnas_edge.data import SOURCES
 from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import InputError
+from rcnas_edge.meta_training import DEFAULT_TASKS, told
 from rcnas_edge.nets import family
 from rcnas_edge.opened import Opened
+from rcnas_edge.profile import load_profile
 from rcnas_edge.run import Run
+from rcnas_edge.search.cached import CachedBench
+from rcnas_edge.search.memory import Memory, Recall
 from rcnas_edge.search.policy import PolicySearch
 from rcnas_edge.searching import Searching
 from rcnas_edge.setting import TaskSetting
-from rcnas_edge.space import Gene
+from rcnas_edge.space import Architecture, Gene
+from rcnas_edge.task import Bench, open_task
 
 DIGITS = Threat.parse("linf:0.1:10")
 TASKS = ({"dataset": "digits", "attack": "linf:0.05:10", "teacher": "wrn-10-1"},)
@@ -170,3 +180,60 @@ def test_an_agent_is_for_a_strategy_with_a_policy(setting: TaskSetting, tmp_path
         Opened(asked, Run(tmp_path / "a"), Silent()).check()
     Opened(replace(asked, agent=None), Run(tmp_path / "a"), Silent()).check()
     assert Opened(replace(asked, agent=None), Run(tmp_path / "a"), Silent()).start.agent is None
+
+
+# the one that ships
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Agent:
+    return load_agent(SHIPPED["wrn"])
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    task = open_task(TaskSetting(profile="raspberry-pi-5", max_macs="40%", device="cpu"))
+    profiles = {task.target: load_profile("raspberry-pi-5")}
+    return Bench(task, profiles, costs_of(task.teacher.layers or (), profiles), teacher_robust=0.9)
+
+
+def test_the_agent_that_ships_never_saw_a_default_threat_model(shipped: Agent) -> None:
+    for name in ("digits", "fashion-mnist", "cifar10", "cifar100"):
+        assert not shipped.saw(name, Threat.parse(SOURCES[name].threat))
+    drawn = [told(task) for task in read_buffers(DEFAULT_TASKS, data_root="x").sample(64, seed=shipped.seed)]
+    places = [drawn.index(dict(task)) for task in shipped.tasks]
+    assert places == sorted(places), "its tasks are those that its seed draws"
+    assert len(places) == 16
+
+
+def test_the_agent_that_ships_is_where_a_search_starts(shipped: Agent, bench: Bench) -> None:
+    start = find_agent(
+        None, family="wrn", genes=bench.space.genes, dataset="digits", threat=Threat.parse(SOURCES["digits"].threat)
+    )
+    assert start.agent is not None
+    assert start.agent.sha256 == shipped.sha256
+    search = PolicySearch(bench, CountingJudge(bench.space))
+    search.adopt(shipped.weights)
+    assert search.state_dict()["memory"] is not None
+
+
+def test_what_the_agent_that_ships_remembers_orders_the_networks_of_a_task_it_does_not_know(
+    shipped: Agent, bench: Bench
+) -> None:
+    """Each (data, attack) of the shipped teacher is left out in turn, and ordered by the memory of all the others."""
+    memory = Memory.from_tensors(shipped.weights)
+    assert memory is not None
+    judges = list(dict.fromkeys((task["dataset"], task["attack"], task["teacher"]) for task in shipped.tasks))
+    assert len(memory) == shipped.made["networks"]
+    assert len(judges) == len(set(memory.tasks.tolist())) == 8
+    found = []
+    for number, (_, _, teacher) in enumerate(judges):
+        if teacher == "digits-wrn-16-2":
+            out = memory.tasks == number
+            others = Memory(*(getattr(memory, name)[~out] for name in ("picks", "costs", "shares", "tasks")))
+            unknown = [Architecture(tuple(map(int, picks))) for picks in memory.picks[out]]
+            expected = Recall(others, CachedBench(bench)).mean(unknown)
+            found.append(float(np.corrcoef(expected, memory.shares[out])[0, 1]))
+    assert len(found) == 3
+    assert sorted(found)[1] > 0.7, found
+    assert min(found) > 0.3, found
