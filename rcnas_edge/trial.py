@@ -24,8 +24,8 @@ SECONDS = 120.0
 MEMORY = 2_000_000_000
 """Bytes that this may take beside four times the file's own."""
 REFUSED = 2
-PROGRAM = ("-m", "rcnas_edge.trial")
-"""What the child runs."""
+PROGRAM = ("-P", "-m", "rcnas_edge.trial")
+"""What the child runs; the current folder may be the stranger's, and nothing is imported from there."""
 
 
 def try_file(path: Path, feed: Feed, *, image: Shape, classes: int, data: str) -> None:

@@ -287,6 +287,16 @@ def test_a_process_of_its_own_pays_for_what_is_computed(tmp_path, monkeypatch, m
     assert os.listdir(tmp_path) == ["net.onnx"]
 
 
+def test_the_folder_that_somebody_stands_in_is_not_imported_from(tmp_path, monkeypatch):
+    """Else a downloaded folder brings a module of its own beside the file, which runs without any limit."""
+    path = write(tmp_path / "net.onnx", linear())
+    for name in ("onnxruntime", "numpy", "json", "rcnas_edge"):
+        (tmp_path / f"{name}.py").write_text("open('was-here', 'w').close()\nraise ImportError('ours')\n")
+    monkeypatch.chdir(tmp_path)
+    trial.try_file(path, Feed(), image=IMAGE, classes=CLASSES, data="pictures")
+    assert not (tmp_path / "was-here").exists()
+
+
 def test_a_runtime_that_crashes_is_one_sentence(tmp_path, monkeypatch):
     """The child dies of a signal, as it would inside a runtime."""
     path = write(tmp_path / "net.onnx", linear())
