@@ -264,14 +264,28 @@ def test_the_other_rewards_are_n2n_s_and_a_linear_penalty() -> None:
         reward_of("best", 0.3, 0.5, ratios, teacher)
 
 
-def test_with_n2n_s_reward_a_search_prefers_the_smaller_of_two_equals() -> None:
+def test_with_n2n_s_reward_a_search_finds_the_smallest_of_equals() -> None:
     bench = ToyBench(("macs", 0.7))
-    flat = CountingJudge(bench.space, rule=lambda key: 0.3)
+    search = PolicySearch(bench, CountingJudge(bench.space, rule=lambda key: 0.3), PolicyConfig(reward="n2n", seed=1))
+    for _ in range(8):
+        search.step()
+    assert bench.cost(search.recommend()[0]).macs == bench.cost(CachedBench(bench).cheapest).macs
+
+
+def test_what_is_recommended_has_the_highest_reward() -> None:
+    """The judge likes large networks a little better; N2N's reward pays more for compressing."""
+    bench = ToyBench(("macs", 0.7))
+    judge = CountingJudge(bench.space, rule=lambda key: 0.3 + 0.001 * sum(key[1:]))
     spent = {}
     for kind in ("budget", "n2n"):
-        search = PolicySearch(bench, flat, PolicyConfig(reward=kind, seed=1))
-        spent[kind] = np.mean([one.costs["macs"] for _ in range(12) for one in search.step()])
-    assert spent["n2n"] < 0.85 * spent["budget"]
+        search = PolicySearch(bench, judge, PolicyConfig(reward=kind, seed=1))
+        for _ in range(12):
+            search.step()
+        spent[kind] = bench.cost(search.recommend()[0]).macs
+        rewards = [search._reward(candidate) for candidate in search._pool.candidates]
+        best = next(one for one in search._pool.candidates if one.architecture == search.recommend()[0])
+        assert search._reward(best) == pytest.approx(max(rewards))
+    assert spent["n2n"] < spent["budget"]
 
 
 def test_only_a_search_that_learns_takes_a_reward() -> None:

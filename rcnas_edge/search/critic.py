@@ -9,7 +9,7 @@ process begins with what these say, and a few networks judged here correct it in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -30,34 +30,44 @@ SMALLEST_RATIO = 1e-6
 
 
 class Critic:
-    """Expected improvement of proposals, from judged networks and their rewards."""
+    """Expected improvement of proposals, from judged networks and their accuracies."""
 
     def __init__(self, bench: CachedBench, recall: Recall | None = None) -> None:
         self._bench, self._recall = bench, recall
         self._kernel = Kernel(bench.space.genes)
 
     def improvement(
-        self, proposals: Sequence[Architecture], judged: Sequence[Architecture], rewards: Sequence[float]
+        self,
+        proposals: Sequence[Architecture],
+        judged: Sequence[Architecture],
+        shares: Sequence[float],
+        terms: Callable[[Architecture], tuple[float, float]] = lambda architecture: (1.0, 0.0),
     ) -> np.ndarray:
-        """E[max(0, reward - best)] of each proposal (N,), in units of the reward; `rewards` (M,) are of the judged.
+        """E[max(0, reward - best)] of each proposal (N,), in units of the reward.
 
-        Nothing judged yet, it is the reward that an agent expects, or 0.
+        `shares` (M,) are the robust accuracies of the judged networks over the teacher's. The reward of a network is
+        factor * share + offset of its `terms`. Nothing judged yet, what is returned is the reward that an agent
+        expects, or 0.
         """
-        if not proposals:
-            return np.zeros(0)
-        if not judged:
-            return np.zeros(len(proposals)) if self._recall is None else self._recall.mean(proposals)
-        observed = np.asarray(rewards, dtype=float)
+        if not proposals or (not judged and self._recall is None):
+            return np.zeros(len(proposals))
+        factors, offsets = np.array([terms(architecture) for architecture in proposals]).T
+        if not judged and self._recall is not None:
+            return np.asarray(factors * self._recall.mean(proposals) + offsets)
+        observed = np.asarray(shares, dtype=float)
         if self._recall is None:
             mean, variance = self._from_scratch(proposals, judged, observed)
         else:
             mean, variance = self._from_memory(self._recall, proposals, judged, observed)
-        return expected_excess(mean - observed.max(), np.sqrt(variance))
+        best = max(
+            factor * share + offset for share, (factor, offset) in zip(observed, map(terms, judged), strict=True)
+        )
+        return expected_excess(factors * mean + offsets - best, np.maximum(1e-9, factors * np.sqrt(variance)))
 
     def _from_scratch(
         self, proposals: Sequence[Architecture], judged: Sequence[Architecture], observed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (N,): deviations from the mean reward, as large as those that were seen."""
+        """Mean and variance (N,) of shares: deviations from the mean one, as large as those that were seen."""
         known, asked = self._features(judged), self._features(proposals)
         scale = float(observed.std()) + 1e-6
         mean, variance = _posterior(
@@ -71,7 +81,7 @@ class Critic:
     def _from_memory(
         self, recall: Recall, proposals: Sequence[Architecture], judged: Sequence[Architecture], observed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (N,): deviations from what other tasks say, the level and the slope of which are free."""
+        """Mean and variance (N,) of shares: deviations from what other tasks say, whose level and slope are free."""
         told, expected = recall.mean(judged), recall.mean(proposals)
         slopes = [SLOPE * (each - told.mean()) for each in (told, expected)]
         halves = [recall.halves(each) for each in (judged, proposals)]

@@ -33,7 +33,7 @@ from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.pool import Pool
 from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_judge
 from rcnas_edge.search.resume import identity, require_own
-from rcnas_edge.search.reward import BUDGET, REWARDS, reward_of
+from rcnas_edge.search.reward import BUDGET, LEAST_TEACHER, REWARDS, reward_terms
 from rcnas_edge.search.sampling import generator_state, restore_generator
 from rcnas_edge.space import Architecture
 
@@ -136,8 +136,8 @@ class PolicySearch:
         return candidates
 
     def recommend(self, k: int = 1) -> Sequence[Architecture]:
-        """The best k judged networks within the budgets. The greedy decode is among them only once it was judged."""
-        return self._pool.best(k)
+        """The k judged networks of the highest reward within the budgets; by the default one, the most robust."""
+        return self._pool.best(k, worth=self._reward)
 
     # episodes
 
@@ -227,14 +227,19 @@ class PolicySearch:
         ends = [episode[-1] for episode in proposals.values()]
         candidates = self._pool.candidates
         judged = [candidate.architecture for candidate in candidates]
-        improvement = self._critic.improvement(ends, judged, [self._reward(candidate) for candidate in candidates])
+        teacher = max(LEAST_TEACHER, self._bench.teacher_robust)
+        shares = [candidate.score.robust / teacher for candidate in candidates]
+        improvement = self._critic.improvement(ends, judged, shares, self._terms)
         return dict(zip(proposals, improvement.tolist(), strict=True))
 
     # learning
 
     def _reward(self, candidate: Candidate) -> float:
-        ratios, teacher = self._bench.ratios(candidate.architecture), self._bench.teacher_ratios
-        return reward_of(self.config.reward, candidate.score.robust, self._bench.teacher_robust, ratios, teacher)
+        factor, offset = self._terms(candidate.architecture)
+        return factor * candidate.score.robust / max(LEAST_TEACHER, self._bench.teacher_robust) + offset
+
+    def _terms(self, architecture: Architecture) -> tuple[float, float]:
+        return reward_terms(self.config.reward, self._bench.ratios(architecture), self._bench.teacher_ratios)
 
     def _learn(self, episodes: Sequence[Episode], rewards: Sequence[float]) -> None:
         """One REINFORCE update on the fresh episodes, with the best earlier ones imitated beside them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from rcnas_edge.errors import BudgetError, InputError
@@ -50,8 +50,11 @@ class Pool:
             )
         return tuple(self._candidates[self._bench.key(architecture)] for architecture in architectures)
 
-    def best(self, k: int = 1) -> tuple[Architecture, ...]:
-        """Up to k different networks within the budgets: most robust first, then most accurate, then cheapest."""
+    def best(self, k: int = 1, *, worth: Callable[[Candidate], float] | None = None) -> tuple[Architecture, ...]:
+        """Up to k different networks within the budgets: most robust first, then most accurate, then cheapest.
+
+        With `worth`, what is worth most comes first.
+        """
         if k < 1:
             raise ValueError(f"one recommends at least one architecture, got k = {k}")
         fitting = [candidate for candidate in self._candidates.values() if candidate.feasible]
@@ -61,6 +64,8 @@ class Pool:
                 "take more steps of the search"
             )
         ranked = sorted(fitting, key=self._rank)
+        if worth is not None:
+            ranked.sort(key=lambda candidate: -round(worth(candidate), 12))  # equals keep their order
         return tuple(candidate.architecture for candidate in ranked[:k])
 
     def state_dict(self) -> dict[str, Any]:

@@ -52,11 +52,19 @@ def reward_of(
     C = 1 - cost / teacher of the budget that is compressed least, so that compressing further earns more. `linear`:
     R_a - PENALTY max(cost / limit). Without budgets all of them are R_a.
     """
-    if kind == BUDGET or not ratios:
-        return reward(robust, teacher_robust, compression(ratios, teacher))
-    if kind == N2N:
-        shares = [ratio / whole for ratio, whole in zip(ratios, teacher, strict=True) if whole]
-        return reward(robust, teacher_robust, max(0.0, 1.0 - max(shares, default=0.0)))
+    factor, offset = reward_terms(kind, ratios, teacher)
+    return factor * robust / max(LEAST_TEACHER, teacher_robust) + offset
+
+
+def reward_terms(kind: str, ratios: Sequence[float], teacher: Sequence[float | None]) -> tuple[float, float]:
+    """(factor, offset) of a network: its reward is factor * R_a + offset, whatever its accuracy turns out to be."""
+    if kind not in REWARDS:
+        raise ValueError(f"a reward is one of {', '.join(REWARDS)}, got {kind!r}")
     if kind == LINEAR:
-        return robust / max(LEAST_TEACHER, teacher_robust) - PENALTY * max(ratios)
-    raise ValueError(f"a reward is one of {', '.join(REWARDS)}, got {kind!r}")
+        return 1.0, -PENALTY * max(ratios, default=0.0)
+    if kind == BUDGET or not ratios:
+        compressed = compression(ratios, teacher)
+    else:
+        shares = [ratio / whole for ratio, whole in zip(ratios, teacher, strict=True) if whole]
+        compressed = max(0.0, 1.0 - max(shares, default=0.0))
+    return compressed * (2.0 - compressed), 0.0
