@@ -51,7 +51,7 @@ def check_model(serialised: bytes, name: str) -> None:
 
 @dataclass
 class _Walk:
-    """One pass over a file; `nodes` are those of the graph, `calls` what each function is made of."""
+    """One pass over a file; `operators` are the nodes of the graph, `calls` those of each function, with all in their branches."""
 
     name: str
     fields: int = 0
@@ -62,7 +62,7 @@ class _Walk:
     def model(self, data: memoryview) -> None:
         for number, value in self.messages(data):
             if number == 7:
-                self.graph(value, 0)
+                self.graph(value, 0, self.operators)
             elif number == 25:
                 self.function(value)
         self.unfold()
@@ -81,19 +81,20 @@ class _Walk:
                 raise InputError(f"an ONNX file has at most {MOST_FIELDS} entries, {self.name} has more: simplify it")
             yield number, value
 
-    def graph(self, data: memoryview, depth: int) -> None:
+    def graph(self, data: memoryview, depth: int, inside: list[Function]) -> None:
+        """Check a graph, and add its nodes to those `inside` the graph of the file or the function that holds it."""
         if depth > MOST_DEPTH:
             raise InputError(f"graphs lie at most {MOST_DEPTH} deep inside each other, those of {self.name} are deeper")
         for number, value in self.messages(data):
             if number == 1:
-                self.operators.append(self.node(value, depth))
+                self.node(value, depth, inside)
             elif number == 5:
                 self.tensor(value)
             elif number == 15:
                 self.sparse(value)
 
-    def node(self, data: memoryview, depth: int) -> Function:
-        """The operator of a node, once its attributes are checked."""
+    def node(self, data: memoryview, depth: int, inside: list[Function]) -> None:
+        """Check a node and its attributes, and add what it calls, and what graphs in it call, to what is `inside`."""
         self.nodes += 1
         operator = domain = ""
         for number, value in self.messages(data):
@@ -102,20 +103,20 @@ class _Walk:
             elif number == 7:
                 domain = str(value, "utf-8")
             elif number == 5:
-                self.attribute(value, depth)
+                self.attribute(value, depth, inside)
         if operator in LOOPS and domain in ("", "ai.onnx"):
             raise InputError(
                 f"an image classifier computes as much for every image, {self.name} has a {operator}, which may never "
                 "end: export it without"
             )
-        return domain, operator
+        inside.append((domain, operator))
 
-    def attribute(self, data: memoryview, depth: int) -> None:
+    def attribute(self, data: memoryview, depth: int, inside: list[Function]) -> None:
         for number, value in self.messages(data):
             if number in (5, 10):
                 self.tensor(value)
             elif number in (6, 11):
-                self.graph(value, depth + 1)
+                self.graph(value, depth + 1, inside)
             elif number in (22, 23):
                 self.sparse(value)
 
@@ -179,7 +180,7 @@ class _Walk:
             elif number == 10:
                 domain = str(value, "utf-8")
             elif number == 7:
-                inside.append(self.node(value, 1))
+                self.node(value, 1, inside)
         self.calls[domain, operator] = inside
 
     def unfold(self) -> None:

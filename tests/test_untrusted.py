@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import tracemalloc
@@ -209,6 +210,45 @@ def test_functions_that_unfold_into_a_billion_nodes(door, tmp_path):
 def test_a_function_that_calls_itself(door, tmp_path):
     proto = linear(helper.make_node("f0", ["zero"], ["y"], domain="ours"), added="y")
     proto.functions.extend(doubling(3, "f0"))
+    assert "'f0' of net.onnx calls itself" in refused(door, write(tmp_path / "net.onnx", proto))
+
+
+def branching(levels: int, last: str) -> list[onnx.FunctionProto]:
+    """Functions that call the next one in both branches of an If."""
+
+    def branch(name: str, inner: str) -> onnx.GraphProto:
+        call = helper.make_node(inner, ["x"], [name], domain="ours" if inner != "Relu" else "")
+        return helper.make_graph([call], name, [], [helper.make_tensor_value_info(name, FLOAT, None)])
+
+    yes = numpy_helper.from_array(np.array(True))
+    names = [*(f"f{level}" for level in range(levels)), last]
+    return [
+        helper.make_function(
+            "ours",
+            name,
+            ["x"],
+            ["y"],
+            [
+                helper.make_node("Constant", [], ["yes"], value=yes),
+                helper.make_node("If", ["yes"], ["y"], then_branch=branch("a", inner), else_branch=branch("b", inner)),
+            ],
+            [helper.make_opsetid("", 18), helper.make_opsetid("ours", 1)],
+        )
+        for name, inner in itertools.pairwise(names)
+    ]
+
+
+def test_functions_that_unfold_out_of_branches(door, tmp_path):
+    """Level k of n has 3 nodes and twice the next level: with the call of the last, 3 (2^n - 1) + 2^n."""
+    proto = linear(helper.make_node("f0", ["zero"], ["y"], domain="ours"), added="y")
+    proto.functions.extend(branching(40, "Relu"))
+    nodes = 3 * (2**40 - 1) + 2**40 + 3
+    assert f"at most 200000 nodes, net.onnx has {nodes}" in refused(door, write(tmp_path / "net.onnx", proto))
+
+
+def test_a_function_that_calls_itself_in_a_branch(door, tmp_path):
+    proto = linear(helper.make_node("f0", ["zero"], ["y"], domain="ours"), added="y")
+    proto.functions.extend(branching(3, "f0"))
     assert "'f0' of net.onnx calls itself" in refused(door, write(tmp_path / "net.onnx", proto))
 
 
