@@ -33,8 +33,22 @@ def replays(pipeline: Pipeline, board: Board) -> list[Replay]:
     stored, margin, found = read_replay(path), LEVELS[pipeline.opened.setting.level].margin, []
     for one in wanted:
         source = _digests(files)[one.ran.of_sha256]
-        found.append(judged(one, stored, pipeline.verifying.known_verdict(source), margin))
+        found.append(
+            judged(one, stored, pipeline.verifying.known_verdict(source), margin, doubt=_doubt(board, one.ran))
+        )
     return found
+
+
+def _doubt(board: Board, ran: Ran) -> str:
+    """What the selftest of a board found wrong with a file that ran there; empty if nothing."""
+    if board.results.whole is False:
+        return "files of the bundle were damaged on the board, so what ran there may be another network: copy it again"
+    if any(
+        not one.passed and (one.ran.sha256, one.ran.provider) == (ran.sha256, ran.provider)
+        for one in board.results.answered
+    ):
+        return f"{ran.file} answers the reference images otherwise than expected there, see its selftest"
+    return ""
 
 
 def seen(pipeline: Pipeline) -> list[dict[str, Any]]:

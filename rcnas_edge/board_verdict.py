@@ -4,12 +4,16 @@ A replay shows stored points to the file on the board. The points were made on t
 answers there are real, as many say that the host's verdict carries over and never more than that verdict did. In this
 order it decides:
 
-1. A gate that the replay does not reach fails it ("replay fails"): attacks can only overrate a network.
-2. Without a verdict of the host on the file there is nothing to carry over ("inconclusive").
-3. If every answer is the host's, it agrees, whatever n is.
-4. The paired loss of robust accuracy against the host, on the same points: above the level's margin it fails, with an
-   upper bound above the margin n is too small to tell, and a gain above the margin says that points no longer fool it
-   because they were made for other arithmetic ("inconclusive"). Else it agrees. Clean accuracy is held to the same.
+1. If every answer is the host's, it agrees, whatever n is.
+2. A gate that the replay does not reach fails it ("replay fails"): attacks can only overrate a network. The stored
+   images may be some of those that were attacked; then only an upper bound below the gate does, and a rate below it is
+   never more than "inconclusive".
+3. Without a verdict of the host on the file there is nothing to carry over ("inconclusive").
+4. The paired loss of robust and of clean accuracy against the host, on the same points and images: above the level's
+   margin it fails, with an upper bound above the margin n is too small to tell, and a gain above the margin says that
+   this is other arithmetic than the one attacked ("inconclusive"). Else it agrees.
+
+Damaged files, and answers to the reference images that are not the expected ones, leave no more than "inconclusive".
 """
 
 from __future__ import annotations
@@ -28,6 +32,11 @@ from rcnas_edge.verdict import Loss, Verdict
 
 AGREES, FAILS, UNSURE, NOT_REPLAYED = "replay agrees", "replay fails", "inconclusive", "not replayed"
 BOARD_CODES = {AGREES: 0, FAILS: 4, UNSURE: 5, NOT_REPLAYED: 0}
+GAINED = {
+    "adversarial": "the points were made for other arithmetic, and fool this one less; only an attack on the board's "
+    "own arithmetic could tell",
+    "clean": "clean images are answered otherwise there, so what was attacked is not what runs on the board",
+}
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,13 @@ class Replay:
         }
 
 
-def judged(found: Replayed, stored: Mapping[str, np.ndarray], verdict: Verdict | None, margin: float) -> Replay:
+def judged(
+    found: Replayed, stored: Mapping[str, np.ndarray], verdict: Verdict | None, margin: float, *, doubt: str = ""
+) -> Replay:
     """What a replay says; `verdict` is the host's on the file that ran, or that an engine was built of.
 
-    `stored` are the arrays of the bundle's replay.npz. InputError if the answers are of other examples.
+    `stored` are the arrays of the bundle's replay.npz, `doubt` what the board's selftest found wrong. InputError if the
+    answers are of other examples.
     """
     of, n = stored["of"], len(stored["labels"])
     if (len(found.right), len(found.right_points)) != (n, len(of)):
@@ -106,6 +118,8 @@ def judged(found: Replayed, stored: Mapping[str, np.ndarray], verdict: Verdict |
     )
     lost_clean = None if host is None else Loss.of(host[0], found.right)
     decision, reasons = _decided(replay, lost_clean, verdict, margin)
+    if doubt:
+        decision, reasons = (UNSURE, (doubt,)) if decision == AGREES else (decision, (*reasons, doubt))
     said = f"a replay of {len(of)} points that were made on the host: no attack was run on the board"
     return Replay(**{**vars(replay), "decision": decision, "reasons": (*reasons, said)})
 
@@ -119,27 +133,35 @@ def _host(stored: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.n
 
 
 def _decided(replay: Replay, clean: Loss | None, verdict: Verdict | None, margin: float) -> tuple[str, tuple[str, ...]]:
-    asked = None if verdict is None else verdict.gates.min_robust
-    if asked is not None and replay.robust.value < asked:
-        return FAILS, (f"adversarial accuracy {replay.robust} is below the {100 * asked:g} % asked for",)
-    if verdict is None or replay.loss is None or clean is None or replay.same is None:
-        return UNSURE, ("the host did not attack this file, so there is no verdict that could carry over",)
+    nothing = UNSURE, ("the host did not attack this file, so there is no verdict that could carry over",)
+    if verdict is None:
+        return nothing
     carried = f"the host's verdict on {replay.ran.of}, {verdict.decision}, carries over"
-    if replay.same.hits == replay.same.total:
+    if replay.same is not None and replay.same.hits == replay.same.total:
         return AGREES, (f"as many answers are right as on the host, and the same ones: {carried}",)
-    for kind, loss in (("adversarial", replay.loss), ("clean", clean)):
+    asked, attacked = verdict.gates.min_robust, verdict.findings.n
+    below = asked is not None and replay.robust.value < asked
+    if asked is not None and below and (replay.robust.high < asked or replay.robust.total >= attacked):
+        return FAILS, (f"adversarial accuracy {replay.robust} is below the {100 * asked:g} % asked for",)
+    if replay.loss is None or clean is None:
+        return nothing
+    losses = (("adversarial", replay.loss), ("clean", clean))
+    for kind, loss in losses:
         if loss.value > margin:
             return FAILS, (f"{kind} accuracy lost against the host, {loss}, is above {100 * margin:g} points",)
-    if -replay.loss.value > margin:
-        gain = f"{-100 * replay.loss.value:.1f} points"
+    for kind, loss in losses:
+        if -loss.value > margin:
+            return UNSURE, (f"{-100 * loss.value:.1f} points more are right than on the host: {GAINED[kind]}",)
+    for kind, loss in losses:
+        if loss.high > margin:
+            return UNSURE, (
+                f"{kind} accuracy lost against the host, {loss}, may be above {100 * margin:g} points: "
+                f"n = {replay.robust.total} images are too few to tell",
+            )
+    if asked is not None and below:
         return UNSURE, (
-            f"{gain} more are right than on the host: the points were made for other arithmetic, and fool this one "
-            "less; only an attack on the board's own arithmetic could tell",
-        )
-    if replay.loss.high > margin:
-        return UNSURE, (
-            f"adversarial accuracy lost against the host, {replay.loss}, may be above {100 * margin:g} points: "
-            f"n = {replay.robust.total} images are too few to tell",
+            f"adversarial accuracy {replay.robust} may be below the {100 * asked:g} % asked for: the replay has "
+            f"{replay.robust.total} of the {attacked} images that were attacked",
         )
     return AGREES, (
         f"adversarial accuracy lost against the host, {replay.loss}, is within {100 * margin:g} points: {carried}",

@@ -215,6 +215,20 @@ def test_a_board_that_answers_otherwise_fails_the_run(run: Path, setting: TaskSe
     )
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_replay_of_a_file_that_failed_its_selftest_does_not_agree(
+    run: Path, setting: TaskSetting, sent_back: dict, damaged: bool
+) -> None:
+    failed = json.loads(json.dumps(sent_back))
+    if damaged:
+        failed["selftest"]["wrong"] = {"model.onnx": "changed"}
+    else:
+        failed["selftest"]["outputs"][0]["passed"] = False
+    (run.parent / "results.json").write_text(json.dumps(failed))
+    stage(setting, run, Silent(), lambda pipeline: take_in(pipeline, run.parent / "results.json"))
+    assert stage(setting, run, Silent(), board_codes) == [5]
+
+
 def test_the_latency_of_a_board_decides_the_budgets_of_its_device(
     run: Path, setting: TaskSetting, sent_back: dict
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,43 @@ def test_a_gate_fails_on_the_board_alone() -> None:
     found = judged(board(199), host(), asked, MARGIN)
     assert found.decision == FAILS
     assert "is below the 49.9 % asked for" in found.reasons[0]
+
+
+def test_a_gate_on_some_of_the_attacked_images_fails_by_its_upper_bound_alone() -> None:
+    """200 of 400 stored images, 45.1 to 54.9 %, of a verdict on 4000."""
+
+    def asked(gate: float) -> Verdict:
+        found = verdict(ROBUST, Gates(min_robust=gate))
+        return replace(found, findings=replace(found.findings, n=4000))
+
+    assert judged(board(200), host(), asked(0.6), MARGIN).decision == AGREES, "every answer is the host's"
+    unclear = judged(board(199), host(), asked(0.51), MARGIN)
+    assert unclear.decision == UNSURE
+    assert "may be below the 51 % asked for: the replay has 400 of the 4000 images" in unclear.reasons[0]
+    assert judged(board(199), host(), asked(0.6), MARGIN).decision == FAILS
+    assert judged(board(199), host(), asked(0.49), MARGIN).decision == AGREES
+
+
+def test_clean_accuracy_is_held_to_the_same() -> None:
+    stored = host(200)
+    stored["host/model.onnx/images"] = (np.arange(N) >= 380).astype(np.int64)
+    gained = judged(board(200), stored, verdict(), MARGIN)
+    assert (gained.decision, gained.exit_code) == (UNSURE, 5)
+    assert "5.0 points more are right than on the host: clean images are answered otherwise" in gained.reasons[0]
+    stored = host(200)
+    stored["host/model.onnx/images"] = (np.arange(N) >= 380).astype(np.int64)
+    moved = Replayed(RAN, (np.arange(N) < 360) | (np.arange(N) >= 380), np.arange(N) < 200, "now")
+    unclear = judged(moved, stored, verdict(), MARGIN)  # 20 lost and 20 gained
+    assert unclear.decision == UNSURE
+    assert re.search(
+        r"clean accuracy lost against the host, 0\.0 points .* n = 400 images are too few", unclear.reasons[0]
+    )
+
+
+def test_a_file_that_failed_its_selftest_is_at_best_inconclusive() -> None:
+    found = judged(board(200), host(), verdict(ROBUST), MARGIN, doubt="it answers otherwise")
+    assert (found.decision, found.reasons[0]) == (UNSURE, "it answers otherwise")
+    assert judged(board(180), host(), verdict(ROBUST), MARGIN, doubt="it answers otherwise").decision == FAILS
 
 
 def test_answers_to_other_examples_are_refused() -> None:
