@@ -51,7 +51,7 @@ def check_model(serialised: bytes, name: str) -> None:
 
 @dataclass
 class _Walk:
-    """One pass over a file; `operators` are the nodes of the graph and `calls` those of each function, with branches."""
+    """One pass over a file: `operators` are the nodes of the graph, `calls` those of each function, with branches."""
 
     name: str
     fields: int = 0
