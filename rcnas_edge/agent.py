@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rcnas_edge.attacks import Threat
 from rcnas_edge.buffers import Pair
 from rcnas_edge.checkpoint import file_sha256, read_json, read_state, write_json, write_state
+from rcnas_edge.data import FOLDER
 from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import InputError
 from rcnas_edge.space import Gene
@@ -47,11 +48,13 @@ class Agent:
     weights: Mapping[str, Tensor]
     sha256: str
 
-    def saw(self, dataset: str, threat: Threat) -> bool:
-        """Whether a task of its meta-training had this data set and this ball."""
-        return Pair.of(dataset, threat) in {
-            Pair.of(task["dataset"], Threat.parse(task["attack"])) for task in self.tasks
-        }
+    def saw(self, dataset: str, threat: Threat, data: str | None = None) -> bool:
+        """Whether a task of its meta-training had this data set and this ball.
+
+        Two data sets called "folder" are the same where both have the digest `data`.
+        """
+        seen = [task for task in self.tasks if dataset != FOLDER or (data is not None and task.get("data") == data)]
+        return Pair.of(dataset, threat) in {Pair.of(task["dataset"], Threat.parse(task["attack"])) for task in seen}
 
     def misfit(self, family: str, genes: Sequence[Gene]) -> str:
         """Why a search over these genes cannot start from it, in a sentence; empty where it can."""
@@ -69,14 +72,15 @@ class Agent:
             )
         return ""
 
-    def words(self, dataset: str, threat: Threat) -> str:
+    def words(self, dataset: str, threat: Threat, data: str | None = None) -> str:
         """One line for people: where the search starts, and what the agent knows of the task."""
-        seen = "among them this data set and attack" if self.saw(dataset, threat) else "not this data set and attack"
+        saw = self.saw(dataset, threat, data)
+        seen = "among them this data set and attack" if saw else "not this data set and attack"
         return f"the search starts from the agent {self.name}, meta-trained on {len(self.tasks)} tasks, {seen}"
 
-    def told(self, dataset: str, threat: Threat) -> dict[str, Any]:
+    def told(self, dataset: str, threat: Threat, data: str | None = None) -> dict[str, Any]:
         """What a report says of it."""
-        saw = self.saw(dataset, threat)
+        saw = self.saw(dataset, threat, data)
         return {"name": self.name, "sha256": self.sha256, "tasks": len(self.tasks), "saw_data_and_attack": saw}
 
 
@@ -159,10 +163,18 @@ class Start:
     words: str
 
 
-def find_agent(asked: str | None, *, family: str, genes: Sequence[Gene], dataset: str, threat: Threat) -> Start:
+def find_agent(
+    asked: str | None,
+    *,
+    family: str,
+    genes: Sequence[Gene],
+    dataset: str,
+    threat: Threat,
+    data: str | None = None,
+) -> Start:
     """The agent that was asked for, or the one that ships where it fits; InputError where the one asked for does not.
 
-    `asked` is a path or name, "none", or None for the default.
+    `asked` is a path or name, "none", or None for the default; `data` is the digest of the data set.
     """
     if asked == NO_AGENT:
         return Start(None, "the search starts from scratch, as --agent none asks")
@@ -174,4 +186,4 @@ def find_agent(asked: str | None, *, family: str, genes: Sequence[Gene], dataset
         return Start(None, f"the search starts from scratch: {misfit}")
     if misfit:
         raise InputError(f"{misfit}: take another --agent, or --agent none")
-    return Start(agent, agent.words(dataset, threat))
+    return Start(agent, agent.words(dataset, threat, data))

@@ -58,7 +58,7 @@ class MetaTask:
     """One task of meta-training, as names.
 
     `teacher` is a checkpoint or the name of a network that is trained for the task; `budgets` has limits by flag, as
-    {"max_macs": "40%"}.
+    {"max_macs": "40%"}. `data` is the digest of a data set that its name does not identify, once that is open.
     """
 
     dataset: str
@@ -69,6 +69,7 @@ class MetaTask:
     data_root: str | None = None
     subset: int | None = None
     image_size: int | None = None
+    data: str | None = None
 
     @property
     def pair(self) -> Pair:

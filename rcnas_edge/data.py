@@ -22,6 +22,8 @@ from rcnas_edge.space import Shape
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """By the file's content: some of the other formats that Pillow knows are programs, which it would run."""
+FOLDER = "folder"
+"""The one data set that its name does not identify."""
 MOST_PIXELS = 90_000_000
 """Of one image, before it is made small."""
 MOST_BYTES = 16_000_000_000
@@ -113,7 +115,7 @@ def load_dataset(
     """
     if name not in SOURCES:
         raise InputError(f"a data set is one of {', '.join(SOURCES)}, got {name!r}")
-    if image_size is not None and name != "folder":
+    if image_size is not None and name != FOLDER:
         raise InputError(f"--image-size is for --dataset folder, {name} has its own resolution: leave it out")
     source = SOURCES[name]
     train, test, class_names = source.read(root, image_size)
@@ -326,5 +328,5 @@ SOURCES = {
     "fashion-mnist": Source(
         _torchvision("FashionMNIST"), "linf:0.1:10", "crop+flip", 0.1, "Fashion-MNIST, 28x28 grey, epsilon 0.1"
     ),
-    "folder": Source(_folder, "linf:4/255:10", "crop+flip", 0.1, "a folder of images per class, epsilon 4/255"),
+    FOLDER: Source(_folder, "linf:4/255:10", "crop+flip", 0.1, "a folder of images per class, epsilon 4/255"),
 }

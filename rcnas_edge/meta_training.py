@@ -25,6 +25,7 @@ from rcnas_edge.buffers import Buffers, MetaTask, read_buffers
 from rcnas_edge.checkpoint import digest_of, pack, read_state, unpack, write_state, write_whole
 from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import costs_of
+from rcnas_edge.data import FOLDER
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.here import is_here
 from rcnas_edge.meta_curves import curves_page
@@ -130,6 +131,8 @@ class Opener:
             device=self.device,
         )
         names = [task.dataset, task.subset, task.image_size, task.attack, task.teacher, self.teacher_epochs, self.seed]
+        if task.dataset == FOLDER:
+            names.append(str(Path(task.data_root or "").resolve()))
         folder = self.out / "teachers" / digest_of([*names, self.family])
         if not (folder / "training.json").is_file():
             train_teacher(setting, folder, console)
@@ -214,8 +217,9 @@ def feasible_tasks(buffers: Buffers, opener: Opener, count: int, seed: int, cons
             break
         opener.teacher(task, console)
         try:
-            CachedBench.of(opener(task)[0])
-            tasks.append(task)
+            bench, _ = opener(task)
+            CachedBench.of(bench)
+            tasks.append(replace(task, data=bench.task.data.digest) if task.dataset == FOLDER else task)
         except BudgetError:
             console.say(f"left out: {task.name}: no network found keeps these budgets")
     if len(tasks) < count:

@@ -77,6 +77,7 @@ class Opened:
             genes=self.task.space.genes,
             dataset=self.task.data.name,
             threat=self.task.threat,
+            data=self.task.data.digest,
         )
 
     @cached_property

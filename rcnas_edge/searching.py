@@ -138,9 +138,10 @@ class Searching:
                 done = min(len(candidates), self.setting.evaluations)
                 advance(done, f"best {100 * best:.1f} % robust on held-out")
         order = search.recommend(len(candidates))
+        task = self.opened.task
         values = {
             "strategy": self.setting.strategy,
-            "agent": None if agent is None else agent.told(self.opened.task.data.name, self.opened.task.threat),
+            "agent": None if agent is None else agent.told(task.data.name, task.threat, task.data.digest),
             "judge": judge.name,
             "evaluations": len(candidates),
             "seconds": spent,

@@ -72,6 +72,20 @@ def test_it_saw_a_ball_on_a_data_set_whatever_the_steps(tmp_path: Path) -> None:
     assert made.told("digits", Threat.parse("linf:0.05:10"))["saw_data_and_attack"] is True
 
 
+def test_two_folders_are_one_data_set_where_their_digests_agree(tmp_path: Path) -> None:
+    task = TASKS[0] | {"dataset": "folder"}
+    made = an_agent(tmp_path / "mine", tasks=(task | {"data": "aa"}, task | {"attack": "linf:0.2:10"}))
+    ball, other = Threat.parse("linf:0.05:10"), Threat.parse("linf:0.2:10")
+    assert made.saw("folder", ball, "aa")
+    assert made.words("folder", ball, "aa").endswith("among them this data set and attack")
+    assert made.told("folder", ball, "aa")["saw_data_and_attack"] is True
+    assert not made.saw("folder", ball, "bb")
+    assert not made.saw("folder", ball)
+    assert not made.saw("folder", other), "what was not recorded is not the same"
+    assert not made.saw("folder", other, "aa"), "the data of another task"
+    assert made.told("folder", ball, "bb")["saw_data_and_attack"] is False
+
+
 def test_it_fits_every_teacher_of_the_family_whose_genes_have_its_shape(tmp_path: Path) -> None:
     made = an_agent(tmp_path / "mine")
     for name in ("wrn-16-2", "wrn-28-10", "robustresnet-a1"):

@@ -7,23 +7,26 @@ import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import ATTACK
 from search_doubles import OPERATIONS, CountingJudge, TableBench, ToyBench
+from test_data import make_folder
 from test_pipeline import Remembering
 
 from rcnas_edge import meta_training
 from rcnas_edge.agent import load_agent
 from rcnas_edge.attacks import Threat
-from rcnas_edge.buffers import Buffers, DataBuffer, Pair, read_buffers
-from rcnas_edge.console import Silent
+from rcnas_edge.buffers import Buffers, DataBuffer, MetaTask, Pair, read_buffers
+from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import QUANTITIES
+from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.meta_curves import mean_curve, thirds
-from rcnas_edge.meta_training import DEFAULT_TASKS, MetaSetting, Opener, feasible_tasks, meta_train
+from rcnas_edge.meta_training import DEFAULT_TASKS, MetaSetting, Opener, feasible_tasks, meta_train, told
 from rcnas_edge.search import meta
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.encoder import PolicyNetwork
@@ -32,6 +35,7 @@ from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.pretrain import Lesson, PretrainConfig, _ordered_error, pretrain, random_networks
 from rcnas_edge.space import Architecture
+from rcnas_edge.teach import TeacherSetting
 
 # buffers
 
@@ -391,6 +395,36 @@ def test_tasks_that_no_network_can_meet_are_left_out_with_a_sentence(setting: Me
         feasible_tasks(replace(buffers, budgets={"max_macs": ("1%",)}), opener, 2, 0, console)
     with pytest.raises(InputError, match="no profile is called 'nowhere'"):
         feasible_tasks(replace(buffers, profiles=("nowhere",)), opener, 2, 0, console)
+
+
+def test_two_folders_of_images_have_a_teacher_and_a_digest_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(setting: TeacherSetting, folder: Path, console: Console) -> None:
+        folder.mkdir(parents=True)
+        (folder / "training.json").write_text(str(setting.data_root))
+
+    def opened(opener: Opener, task: MetaTask) -> tuple[SimpleNamespace, None]:
+        data = load_dataset(task.dataset, root=Path(task.data_root or ""), image_size=task.image_size)
+        return SimpleNamespace(task=SimpleNamespace(data=data)), None
+
+    monkeypatch.setattr(meta_training, "train_teacher", trained)
+    monkeypatch.setattr(Opener, "__call__", opened)
+    monkeypatch.setattr(meta_training.CachedBench, "of", lambda bench: None)
+    roots = [make_folder(tmp_path / name, size=size) for name, size in (("a", 12), ("b", 16))]
+    data = [DataBuffer("folder", (ATTACK,), ("wrn-10-1",), str(root), image_size=12) for root in roots]
+    buffers = Buffers(tuple(data), {"max_macs": ("50%",)}, ("raspberry-pi-5",))
+    opener = Opener(tmp_path / "out", "wrn", 1, 1, 0, "cpu")
+    tasks = feasible_tasks(buffers, opener, 6, 0, Silent())
+    assert {told(task)["data"] for task in tasks} == {
+        load_dataset("folder", root=root, image_size=12).digest for root in roots
+    }
+    for task in tasks:
+        assert (opener.teacher(task, Silent()) / "training.json").read_text() == task.data_root
+    assert len(list((tmp_path / "out" / "teachers").iterdir())) == 2
+    monkeypatch.chdir(tmp_path)
+    elsewhere = opener.teacher(replace(tasks[0], data_root=Path(tasks[0].data_root or "").name), Silent())
+    assert elsewhere == opener.teacher(tasks[0], Silent()), "a path is another way to the same folder"
 
 
 @pytest.mark.slow
