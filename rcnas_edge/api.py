@@ -8,7 +8,7 @@ from typing import Any
 from rcnas_edge.console import Console, Silent
 from rcnas_edge.job import Compressed
 from rcnas_edge.job import compress as run_it
-from rcnas_edge.setting import TaskSetting, read_task
+from rcnas_edge.setting import TaskSetting, asked_of
 
 __all__ = ["Compressed", "compress"]
 
@@ -28,8 +28,7 @@ def compress(
     no errors but the result's `exit_code`.
     """
     if task is None or isinstance(task, TaskSetting):
-        values, where = {} if task is None else task.to_dict(), "a task"
+        setting = TaskSetting.from_dict(({} if task is None else task.to_dict()) | options)
     else:
-        values, where = read_task(Path(task)), str(task)
-    setting = TaskSetting.from_dict(values | options, where=where)
+        setting = asked_of(Path(task), options)
     return run_it(setting, Path(out), Silent() if console is None else console)

@@ -564,10 +564,9 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _setting(task: Path | None, flags: dict[str, Any]) -> TaskSetting:
     """A task file, overridden by the flags that were given."""
-    from rcnas_edge.setting import TaskSetting, read_task
+    from rcnas_edge.setting import TaskSetting, asked_of
 
-    values = {} if task is None else read_task(task)
-    return TaskSetting.from_dict(values | _given(flags), where="a task" if task is None else str(task))
+    return TaskSetting.from_dict(_given(flags)) if task is None else asked_of(task, _given(flags))
 
 
 def _continue(out: Path, flags: dict[str, Any], work: Callable[[Pipeline], Any], log: str | None = None) -> Any:

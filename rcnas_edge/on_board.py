@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from rcnas_edge.board_bundle import REPLAY
@@ -121,19 +122,20 @@ def _run(command: str, folder: Path, seconds: float) -> tuple[int, str, str]:
     )
     try:
         out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:
+        _end(process)  # all that it started, also if the shell itself has ended by now
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         raise UncheckedError(
             f"the command has {seconds:g} s, it took longer and was ended: see what it waits for (a password?)"
         ) from None
-    finally:
-        if process.poll() is None:
-            _end(process)
     return process.returncode, out, err
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
     process.wait()

@@ -297,5 +297,19 @@ def read_task(path: Path) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 
+def asked_of(path: Path, given: Mapping[str, Any]) -> TaskSetting:
+    """The task of a file, overridden by what was given beside it; InputError for a file with a command for the shell.
+
+    A file may be somebody else's, so what the shell runs is never taken from one: it is given anew each time.
+    """
+    values = read_task(path)
+    if "measure_command" in values and "measure_command" not in given:
+        raise InputError(
+            f"a task file holds no command for the shell, {path} has measure_command: delete that line, or give "
+            "--measure-command itself"
+        )
+    return TaskSetting.from_dict(values | dict(given), where=str(path))
+
+
 def _toml(value: str | int | float) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)  # such strings are TOML's

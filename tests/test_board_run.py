@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ATTACK, SMOKE
 
-from rcnas_edge import board_run, bundling, on_board
+from rcnas_edge import api, board_run, bundling, on_board
 from rcnas_edge.board_bundle import Bundle
 from rcnas_edge.board_seen import board_codes, unlike, unmeasured
 from rcnas_edge.bundling import make_bundle
@@ -24,7 +25,7 @@ from rcnas_edge.job import Compressed, compress, stage, take_in, tell
 from rcnas_edge.on_board import commanded, import_results, measure_on_boards
 from rcnas_edge.outcome import budgets_met, exit_code
 from rcnas_edge.pipeline import Pipeline
-from rcnas_edge.setting import TaskSetting
+from rcnas_edge.setting import TaskSetting, asked_of
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
@@ -347,6 +348,38 @@ def test_commands_that_say_nothing_or_never_end_are_told(finished: tuple[Path, i
     shown, _ = commanded(f"{sys.executable} run.py selftest > /dev/null; echo done", bundle)
     assert shown.whole is True, "results.json in the folder counts too"
     assert not (bundle / on_board.RESULTS).exists()
+
+
+def test_what_a_command_started_is_ended_though_the_shell_is_gone(finished: tuple[Path, int], tmp_path: Path) -> None:
+    with pytest.raises(UncheckedError, match=r"has 0\.5 s"):
+        commanded(f"sleep 60 & echo $! > {tmp_path}/child", finished[0] / "bundle", seconds=0.5)
+    child = int((tmp_path / "child").read_text())
+    until = time.monotonic() + 5
+    while _runs(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not _runs(child)
+
+
+def _runs(process: int) -> bool:
+    """Whether it does anything still: one that ended and that nobody asked for yet does not."""
+    status = Path(f"/proc/{process}/status")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_task_file_never_brings_a_command_for_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = tmp_path / "theirs.toml"
+    theirs.write_text(TaskSetting(measure_command=f"touch {tmp_path}/ran").to_toml())
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", str(theirs), "--out", str(tmp_path / "a")])
+    assert ended.value.code == InputError.exit_code
+    assert "give --measure-command itself" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(InputError, match="holds no command for the shell"):
+        api.compress(tmp_path / "a", theirs)
+    assert not (tmp_path / "a").exists()
+    assert asked_of(theirs, {"measure_command": "mine"}).measure_commands == ((None, "mine"),)
 
 
 @pytest.mark.parametrize(
