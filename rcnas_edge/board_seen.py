@@ -93,10 +93,10 @@ def board_codes(pipeline: Pipeline) -> list[int]:
 
 def unmeasured(pipeline: Pipeline) -> list[str]:
     """One sentence for each --measure-command that has given no latency of the artefact yet."""
-    timings = pipeline.shipping.boards.timings(pipeline.shipping.export())
+    boards, artefact = pipeline.shipping.boards, pipeline.shipping.export()
     found = []
     for target, command in pipeline.commands().items():
-        if target not in timings or timings[target][0].source != command:
+        if not boards.timed_by(target, command, artefact):
             why = pipeline.unmeasured.get(target, "it was not run to its end")
             found.append(f"The latency on {target} was to be measured by --measure-command {command!r}: {why}.")
     return found

@@ -50,11 +50,15 @@ class Boards:
         self.opened, self.run = opened, opened.run
 
     def keep(self, name: str, target: Target | None, source: str, values: Mapping[str, Any]) -> Board:
-        """Keep the checked values of a results.json under a board's name, in the place of what it found before."""
+        """Keep the checked values of a results.json under a board's name, in the place of what it found before.
+
+        Without a replay among them, what it replayed before of the same files stays, with its selftest.
+        """
         check_name(name)
-        content = {"target": None if target is None else str(target), "source": source, "results": dict(values)}
+        found = self._with_replays(name, values)
+        content = {"target": None if target is None else str(target), "source": source, "results": found}
         self.run.keep(f"{FOLDER}/{name}.json", {}, content)
-        return Board(name, target, source, board_results(values))
+        return Board(name, target, source, board_results(found))
 
     def kept(self) -> list[Board]:
         """The boards that there are; InputError for a file that is none."""
@@ -67,13 +71,40 @@ class Boards:
         return [board for board in self.kept() if any(ran.of_sha256 in digests for ran in board.results.ran())]
 
     def timings(self, artefact: Artefact) -> dict[Target, tuple[Board, Benched]]:
-        """Per target that a board is, how long the artefact takes there, or for TensorRT the engine built of it."""
-        found = {}
+        """Per target that boards are, how long the artefact, or for TensorRT the engine, takes on the slowest."""
+        found: dict[Target, tuple[Board, Benched]] = {}
+        for target, board, benched in self._timed(artefact):
+            if target not in found or benched.timing.p50_ms > found[target][1].timing.p50_ms:
+                found[target] = (board, benched)
+        return found
+
+    def timed_by(self, target: Target, command: str, artefact: Artefact) -> bool:
+        """Whether this command has timed the artefact on the board that it measures."""
+        return any(
+            (timed, board.name, board.source) == (target, target.profile, command)
+            for timed, board, _ in self._timed(artefact)
+        )
+
+    def _timed(self, artefact: Artefact) -> list[tuple[Target, Board, Benched]]:
+        found = []
         for board in self.of({artefact.path.name: artefact}):
             target = self._target(board)
-            benched = None if target is None else self._benched(board, target, artefact)
+            benched = None if target is None else self.benched(board.results, target, artefact)
             if target is not None and benched is not None:
-                found[target] = (board, benched)
+                found.append((target, board, benched))
+        return found
+
+    def _with_replays(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values, with the replays that a board of this name made of the same files before, if they have none."""
+        path, found = self.run / FOLDER / f"{name}.json", dict(values)
+        if found["replay"] or not path.is_file():
+            return found
+        files = {ran.of_sha256 for ran in board_results(values).ran()}
+        before, known = self._read(path).results, read_json(path)["results"]
+        if any(one.ran.of_sha256 in files for one in before.replayed):
+            found["bundle"] = {**found["bundle"], "replay": before.replay}
+            found["replay"] = known["replay"]
+            found["selftest"] = found["selftest"] or known["selftest"]
         return found
 
     def _target(self, board: Board) -> Target | None:
@@ -83,10 +114,10 @@ class Boards:
         asked = (IMPORTED, *(command for _, command in self.opened.setting.measure_commands))
         return board.target if board.target not in self.opened.bench.here or board.source in asked else None
 
-    def _benched(self, board: Board, target: Target, artefact: Artefact) -> Benched | None:
+    def benched(self, results: BoardResults, target: Target, artefact: Artefact) -> Benched | None:
         """The latency that is the target's: with its threads, and by the runtime of its profile."""
         engine = self.opened.bench.profiles[target].runtime in ENGINES
-        for one in reversed(board.results.benched):
+        for one in reversed(results.benched):
             own = one.ran.sha256 == artefact.sha256
             if one.ran.of_sha256 == artefact.sha256 and own != engine and (engine or one.ran.threads == target.threads):
                 return one

@@ -60,19 +60,19 @@ def measure_on_boards(pipeline: Pipeline) -> None:
     """Run each --measure-command whose board has not timed the artefact yet; what fails is said, and kept for later."""
     boards = pipeline.shipping.boards
     for target, command in pipeline.commands().items():
-        known = boards.timings(pipeline.shipping.export()).get(target)
-        if known is not None and known[0].source == command:
+        artefact = pipeline.shipping.export()
+        if boards.timed_by(target, command, artefact):
             continue
         pipeline.opened.console.say(f"measuring on {target.profile}: {command}")
         try:
             results, values = commanded(command, make_bundle(pipeline))
             _check_ours(pipeline, results, "the results")
-            board = boards.keep(target.profile, target, command, values)
-            if target not in boards.timings(pipeline.shipping.export()):
+            if boards.benched(results, target, artefact) is None:
                 raise UncheckedError(
                     f"it timed no {pipeline.shipping.path.name} with {target.threads} thread(s): let it run "
                     f"'python3 run.py bench --threads {target.threads}'"
                 )
+            board = boards.keep(target.profile, target, command, values)
         except (InputError, UncheckedError) as error:
             pipeline.unmeasured[target] = str(error)
             pipeline.opened.console.say(f"not measured on {target.profile}: {error}")

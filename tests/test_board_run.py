@@ -321,6 +321,47 @@ def test_a_command_measures_the_board_and_a_missed_budget_is_exit_code_3(run: Pa
     assert latency["basis"] == "measured", "without the command this machine's own latency counts again"
 
 
+def test_a_command_that_only_times_a_board_leaves_its_failed_replay(
+    run: Path, setting: TaskSetting, sent_back: dict
+) -> None:
+    worse = json.loads(json.dumps(sent_back))
+    worse["replay"][0]["right"] = "00" * 5 + worse["replay"][0]["right"][10:]
+    (run.parent / "results.json").write_text(json.dumps(worse))
+
+    def work(pipeline: Pipeline) -> list[int]:
+        import_results(pipeline, run.parent / "results.json", name="host", device="host")
+        measure_on_boards(pipeline)
+        return board_codes(pipeline)
+
+    untimed = {**sent_back, "bench": [], "replay": [], "selftest": None}
+    (run.parent / "untimed.json").write_text(json.dumps(untimed))
+    nothing = replace(setting, measure_command=f"cat {run.parent}/untimed.json; true")
+    assert stage(nothing, run, Silent(), work) == [4]
+    assert json.loads((run / "boards" / "host.json").read_text())["source"] == "imported", "nothing was kept"
+    (run.parent / "timed.json").write_text(json.dumps({**untimed, "bench": sent_back["bench"]}))
+    timed = replace(setting, measure_command=f"cat {run.parent}/timed.json")
+    assert stage(timed, run, Silent(), work) == [4]
+    assert stage(timed, run, Silent(), unmeasured) == []
+
+
+def test_the_slowest_board_of_a_target_decides(run: Path, setting: TaskSetting, sent_back: dict) -> None:
+    (run.parent / "timed.json").write_text(json.dumps(sent_back))
+    asked = replace(setting, measure_command=f"cat {run.parent}/timed.json")
+
+    def work(pipeline: Pipeline) -> list[tuple[str, float, list[str]]]:
+        measure_on_boards(pipeline)
+        boards, found = pipeline.shipping.boards, []
+        for name, took in (("a", 11.0), ("z", 12.0), ("zz", 0.001)):
+            values = {**sent_back, "bench": [{**sent_back["bench"][0], "p50_ms": took}]}
+            target = boards.keep(name, pipeline.opened.task.targets[0], "imported", values).target
+            assert target is not None
+            board, benched = boards.timings(pipeline.shipping.export())[target]
+            found.append((board.name, benched.timing.p50_ms, unmeasured(pipeline)))
+        return found
+
+    assert stage(asked, run, Silent(), work) == [("a", 11.0, []), ("z", 12.0, []), ("z", 12.0, [])]
+
+
 def test_a_command_that_fails_is_one_sentence_and_exit_code_5(run: Path, setting: TaskSetting) -> None:
     told = Told()
     asked = replace(setting, measure_command="echo no route to host >&2; exit 255")
