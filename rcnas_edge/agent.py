@@ -32,7 +32,7 @@ REQUIRED = {"family": str, "genes": list, "entries": list, "tasks": list, "seed"
 
 @dataclass(frozen=True)
 class Agent:
-    """Weights of a policy (`weights` in the state of a `PolicySearch`) and what is known of them.
+    """What `PolicySearch.adopt` takes (the weights of a policy, and its memory) and what is known of it.
 
     `genes` are (name, options, group) of the space; `entries` are the names of its task vector; `tasks` are those that
     it saw, as `MetaTask.to_dict`; `made` has the configuration, the versions and the time of its meta-training.
