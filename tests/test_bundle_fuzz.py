@@ -77,7 +77,7 @@ def test_the_good_one_is_taken(opener: Opener, folder: Path, good: dict[str, byt
 @settings(SEEDED, max_examples=150)
 @given(
     name=st.integers(0, 20),
-    place=st.floats(0, 1, exclude_max=True),
+    place=st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     act=st.sampled_from(["flip", "cut", "insert", "swap", "remove"]),
     byte=st.integers(1, 255),
 )
@@ -176,8 +176,10 @@ def test_arrays_that_are_others(
 @settings(SEEDED, max_examples=100)
 @given(
     name=st.sampled_from([REFERENCE, REPLAY, "model.onnx"]),
-    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
-    cut=st.one_of(st.none(), st.none(), st.floats(0, 1)),
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True, allow_subnormal=False), st.integers(0, 255)), min_size=1, max_size=4
+    ),
+    cut=st.one_of(st.none(), st.none(), st.floats(0, 1, allow_subnormal=False)),
 )
 def test_files_that_are_damaged_with_hashes_that_are_right(
     opener: Opener, folder: Path, good: dict[str, bytes], name: str, changes: list[tuple[float, int]], cut: float | None

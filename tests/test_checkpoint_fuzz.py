@@ -93,9 +93,11 @@ def test_a_description_that_is_changed(
 
 @settings(SEEDED, max_examples=150)
 @given(
-    places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+    places=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True, allow_subnormal=False), st.integers(0, 255)), max_size=4
+    ),
     header=st.booleans(),
-    cut=st.one_of(st.none(), st.none(), st.floats(0, 1)),
+    cut=st.one_of(st.none(), st.none(), st.floats(0, 1, allow_subnormal=False)),
 )
 def test_weights_that_are_changed_or_cut(
     opener: Opener, folder: Path, places: list[tuple[float, int]], header: bool, cut: float | None
@@ -198,8 +200,10 @@ def saved(scratch: str, old: bool) -> bytes:
 @settings(SEEDED, max_examples=150)
 @given(
     old=st.booleans(),
-    places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
-    cut=st.one_of(st.none(), st.floats(0, 1)),
+    places=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True, allow_subnormal=False), st.integers(0, 255)), min_size=1, max_size=4
+    ),
+    cut=st.one_of(st.none(), st.floats(0, 1, allow_subnormal=False)),
 )
 def test_a_state_dict_that_is_damaged(
     opener: Opener, folder: Path, old: bool, places: list[tuple[float, int]], cut: float | None
