@@ -382,16 +382,16 @@ def test_what_a_search_judges_fits_every_device(name: str) -> None:
 
 
 def test_rc_nas_finds_better_networks_than_random_search_on_the_table() -> None:
-    """Regret after 120 networks, in points of AutoAttack accuracy, over all four budgets and three seeds."""
+    """Regret after 60 networks, in points of AutoAttack accuracy, over all four budgets and two seeds."""
     accuracy = {code: row[-1] for code, row in table().items()}
     regret = dict.fromkeys(EVERY, 0.0)
     for limit in (0.13, 0.35, 0.65, 1.10):
         bench = TableBench(limit)
         best = max(value for code, value in accuracy.items() if bench.fits(Architecture(code)))
-        for name, seed in itertools.product(("rc-nas", "random"), range(3)):
+        for name, seed in itertools.product(("rc-nas", "random"), range(2)):
             built = strategy(name, bench, CountingJudge(bench.space, rule=lambda row: row[-1]), seed=seed)
-            run(built, 60)
+            run(built, 30)
             (found,) = built.recommend()
             assert bench.fits(found)
-            regret[name] += 100 * (best - accuracy[found.picks]) / 12
+            regret[name] += 100 * (best - accuracy[found.picks]) / 8
     assert regret["rc-nas"] < regret["random"] - 0.3
