@@ -21,9 +21,10 @@ from rcnas_edge.bounds import (
     MOST_THREADS,
     check_count,
     check_flag,
-    check_keys,
     check_mapping,
     check_number,
+    check_plain,
+    check_table,
     check_words,
     refuse,
     shown,
@@ -134,17 +135,17 @@ def board_results(values: object) -> BoardResults:
         raise InputError(
             "these are the results of a kit: 'rcnas-edge profile import results.json --name NAME' takes them"
         )
-    found = _table("results", found, KEYS)
+    found = check_table("results", found, KEYS, AGAIN)
     if found["results"] != BUNDLE:
         raise refuse("the version of results", f"{BUNDLE} here", found["results"], AGAIN)
-    bundle = _table("bundle", found["bundle"], ("digest", "made_by", "replay"))
+    bundle = check_table("bundle", found["bundle"], ("digest", "made_by", "replay"), AGAIN)
     check_words("bundle made_by", bundle["made_by"])
     _check_sha256("bundle digest", bundle["digest"])
     if bundle["replay"] is not None:
         _check_sha256("bundle replay", bundle["replay"])
     machine = check_mapping("machine", found["machine"])
     for key, value in machine.items():
-        _check_plain(f"machine {shown(key)}", key, value)
+        check_plain(f"machine {shown(key)}", key, value)
     for key in ("cpu", "board", "system", "python", "numpy"):
         check_words(f"machine {key}", machine.get(key), empty=True)
     whole, answered = _selftest(found["selftest"])
@@ -162,7 +163,7 @@ def board_results(values: object) -> BoardResults:
 def _selftest(value: object) -> tuple[bool | None, tuple[Answered, ...]]:
     if value is None:
         return None, ()
-    found = _table("selftest", value, ("files", "wrong", "outputs", "when"))
+    found = check_table("selftest", value, ("files", "wrong", "outputs", "when"), AGAIN)
     answered = []
     for number, one in _entries("selftest outputs", found["outputs"]):
         where = f"selftest output {number}"
@@ -216,7 +217,7 @@ def _bits(where: str, value: object, count: int) -> np.ndarray:
 
 def _ran(where: str, value: object, more: tuple[str, ...]) -> Ran:
     """The network of an entry, which has these other keys too."""
-    found = _table(where, value, (*NETWORK, *more))
+    found = check_table(where, value, (*NETWORK, *more), AGAIN)
     for key in ("file", "of", "runtime", "provider"):
         check_words(f"{where} {key}", found[key])
     for key in ("sha256", "of_sha256"):
@@ -234,21 +235,3 @@ def _entries(where: str, value: object) -> list[tuple[int, Any]]:
 def _check_sha256(where: str, value: object) -> None:
     if not isinstance(value, str) or not SHA256.fullmatch(value):
         raise refuse(where, "a sha256 of 64 hex digits", value, AGAIN)
-
-
-def _check_plain(where: str, key: str, value: object) -> None:
-    check_words(f"a key beside {where}", key)
-    if isinstance(value, str):
-        check_words(where, value, empty=True)
-    elif not isinstance(value, bool):
-        check_number(where, value, least=-1e15, most=1e15)
-
-
-def _table(where: str, value: object, keys: tuple[str, ...]) -> Mapping[str, Any]:
-    """The value if it is a table with exactly these keys."""
-    found = check_mapping(where, value)
-    check_keys(where, found, keys)
-    for key in keys:
-        if key not in found:
-            raise InputError(f"{where} has {', '.join(keys)}, there is no {key}: copy the file again, or {AGAIN}")
-    return found

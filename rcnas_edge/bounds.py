@@ -136,3 +136,22 @@ def _near(word: object, known: Collection[str]) -> str:
     """The nearest known word as a question, if any is near."""
     near = difflib.get_close_matches(word, known, 1, 0.5) if isinstance(word, str) and len(word) < 100 else []
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def check_plain(where: str, key: str, value: object) -> None:
+    """Raise unless it is a text, a number, or true or false, under a key that can be shown."""
+    check_words(f"a key beside {where}", key)
+    if isinstance(value, str):
+        check_words(where, value, empty=True)
+    elif not isinstance(value, bool):
+        check_number(where, value, least=-1e15, most=1e15)
+
+
+def check_table(where: str, value: object, keys: tuple[str, ...], again: str) -> Mapping[str, Any]:
+    """The value if it is a table with exactly these keys; `again` is the way out where one is missing."""
+    found = check_mapping(where, value)
+    check_keys(where, found, keys)
+    for key in keys:
+        if key not in found:
+            raise InputError(f"{where} has {', '.join(keys)}, there is no {key}: copy the file again, or {again}")
+    return found

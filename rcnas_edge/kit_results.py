@@ -25,7 +25,9 @@ from rcnas_edge.bounds import (
     check_keys,
     check_mapping,
     check_number,
+    check_plain,
     check_size,
+    check_table,
     check_words,
     refuse,
     shown,
@@ -125,23 +127,22 @@ def _results(values: object) -> Results:
         raise InputError(
             "these are the results of a bundle: 'rcnas-edge verify --out RUN --import results.json' takes them"
         )
-    found = _table(
-        "results", values, ("results", "kit", "runtime", "machine", "pairs", "networks", "threads", "models")
-    )
+    names = ("results", "kit", "runtime", "machine", "pairs", "networks", "threads", "models")
+    found = check_table("results", values, names, REMEASURE)
     if found["results"] != board.KIT:
         raise refuse("the version of results", f"{board.KIT} here", found["results"], REMEASURE)
-    kit = _table("kit", found["kit"], ("digest", "made_by", "cover"))
+    kit = check_table("kit", found["kit"], ("digest", "made_by", "cover"), REMEASURE)
     check_words("kit digest", kit["digest"])
     check_words("kit made_by", kit["made_by"])
     for key, value in check_mapping("kit cover", kit["cover"]).items():
-        _plain(f"kit cover {shown(key)}", key, value)
+        check_plain(f"kit cover {shown(key)}", key, value)
     check_choice("runtime", found["runtime"], RUNTIMES)
     machine = check_mapping("machine", found["machine"])
     for key in ("cpu", "features", "runtime"):
         check_words(f"machine {key}", machine.get(key), empty=key == "features")
     check_keys("machine", machine, MACHINE)
     for key, value in machine.items():
-        _plain(f"machine {shown(key)}", key, value)
+        check_plain(f"machine {shown(key)}", key, value)
     about = {name: _pair(name, value) for name, value in _many("pairs", found["pairs"]).items()}
     networks = {name: _whole(name, value) for name, value in _many("networks", found["networks"]).items()}
     settings = check_mapping("threads", found["threads"])
@@ -176,7 +177,7 @@ def kernel_of(where: str, text: object) -> Kernel:
 def _pair(name: str, value: object) -> tuple[Kernel, int]:
     """The kernel and the copies of a pair of specimens, which have to be those of this version."""
     where = f"pair {shown(name)}"
-    found, kernel = _table(where, value, ("copies", "rows")), kernel_of("the name of a pair", name)
+    found, kernel = check_table(where, value, ("copies", "rows"), REMEASURE), kernel_of("the name of a pair", name)
     check_count(f"{where} copies", found["copies"], most=MOST_COPIES)
     check_words(f"{where} rows", found["rows"])
     try:
@@ -190,7 +191,7 @@ def _pair(name: str, value: object) -> tuple[Kernel, int]:
 
 def _whole(name: str, value: object) -> Whole:
     where = f"network {shown(name)}"
-    found = _table(where, value, ("role", "image", "megabytes", "kernels"))
+    found = check_table(where, value, ("role", "image", "megabytes", "kernels"), REMEASURE)
     check_choice(f"{where} role", found["role"], (FIT, CHECK))
     check_size(f"{where} image", found["image"])
     check_number(f"{where} megabytes", found["megabytes"], most=1e6)
@@ -214,7 +215,7 @@ def _setting(
     if not _THREADS.fullmatch(threads) or int(threads) > MOST_THREADS:
         raise refuse("a key of threads", f"a number from 1 to {MOST_THREADS}", threads)
     where = f"threads {threads}"
-    found = _table(where, value, STATE)
+    found = check_table(where, value, STATE, REMEASURE)
     check_number(f"{where} pace_ms", found["pace_ms"], above=True)
     references = _times(f"{where} references_ms", found["references_ms"], most=10 * MOST_TIMINGS)
     check_number(f"{where} seconds", found["seconds"], most=1e9)
@@ -223,7 +224,7 @@ def _setting(
     check_keys(f"{where} seen", check_mapping(f"{where} seen", found["seen"]), SEEN)
     for key, seen in found["seen"].items():
         for part in seen if isinstance(seen, list) and len(seen) == 2 else [seen]:
-            _plain(f"{where} seen {shown(key)}", key, part)
+            check_plain(f"{where} seen {shown(key)}", key, part)
             if isinstance(seen, list):
                 check_number(f"{where} seen {shown(key)}", part, least=-1e15, most=1e15)
     failed = _many(f"{where} failed", found["failed"])
@@ -263,7 +264,7 @@ def _setting(
 def _model(where: str, value: object) -> Mapping[str, Any]:
     """The timing of a file of the user's."""
     numbers = [name for name, kind in Timing.__annotations__.items() if kind in ("float", "int")]
-    found = _table(where, value, ("file", "sha256", "when", *Timing.__annotations__))
+    found = check_table(where, value, ("file", "sha256", "when", *Timing.__annotations__), REMEASURE)
     for key in ("file", "sha256", "when", "runtime", "provider"):
         check_words(f"{where} {key}", found[key])
     check_flag(f"{where} stable", found["stable"])
@@ -291,23 +292,4 @@ def _many(where: str, value: object) -> Mapping[str, Any]:
         raise refuse(where, f"a table of at most {MOST_TIMINGS} entries", len(found))
     for name in found:
         check_words(f"a key of {where}", name)
-    return found
-
-
-def _plain(where: str, key: str, value: object) -> None:
-    """Raise unless it is a text, a number, or true or false."""
-    check_words(f"a key beside {where}", key)
-    if isinstance(value, str):
-        check_words(where, value, empty=True)
-    elif not isinstance(value, bool):
-        check_number(where, value, least=-1e15, most=1e15)
-
-
-def _table(where: str, value: object, keys: tuple[str, ...]) -> Mapping[str, Any]:
-    """The value if it is a table with exactly these keys."""
-    found = check_mapping(where, value)
-    check_keys(where, found, keys)
-    for key in keys:
-        if key not in found:
-            raise InputError(f"{where} has {', '.join(keys)}, there is no {key}: copy the file again, or {REMEASURE}")
     return found

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 
 import numpy as np
 import torch
+from even_judge import EvenJudge
 from machine import machine, show
 from real_setting import AGENT, CellJudge, RealSetting, Student, Trained, arguments, say
 from torch import nn
@@ -36,7 +37,6 @@ from rcnas_edge.compare import Difference
 from rcnas_edge.cost import show as amount
 from rcnas_edge.evaluate import RESAMPLES, Rate
 from rcnas_edge.run import Run
-from rcnas_edge.search.protocol import Score
 from rcnas_edge.search.scaling import RobustScaling, ScalingConfig
 from rcnas_edge.space import Architecture
 
@@ -102,24 +102,6 @@ def scaled(setting: RealSetting, budget: str) -> Architecture:
     """The largest network of RobustScaling's line that fits: its first, whatever a judge would say."""
     search = RobustScaling(setting.bench(budget), EvenJudge(), ScalingConfig(batch=1))
     return search.step()[0].architecture
-
-
-class EvenJudge:
-    """Trains nothing: every network is as good."""
-
-    digest = "even"
-
-    def __call__(self, architecture: Architecture) -> Score:
-        return Score(0.5, 0.5, 1, self.digest)
-
-    def prepare(self) -> None:
-        """Nothing to prepare."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Any) -> None:
-        """Nothing to restore."""
 
 
 # pruning

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from even_judge import EvenJudge
 from machine import machine, show
 
 from rcnas_edge.console import Silent
@@ -159,24 +160,6 @@ def questions(task: Task, bench: Bench, networks: Sequence[Architecture], seed: 
     return rows
 
 
-class ConstantJudge:
-    """Every network is as good, at once."""
-
-    digest = "constant"
-
-    def __call__(self, architecture: Architecture) -> Score:
-        return Score(0.5, 0.5, 1, self.digest)
-
-    def prepare(self) -> None:
-        """Nothing to prepare."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Any) -> None:
-        """Nothing to restore."""
-
-
 def bare(name: str, opened: Opened, asked: argparse.Namespace) -> list[str]:
     """The strategy's own work per network, its making included, on a bench that remembers nothing yet."""
     bench = Bench(opened.task, opened.bench.profiles, opened.bench.teacher_costs, opened.bench.teacher_robust)
@@ -184,7 +167,7 @@ def bare(name: str, opened: Opened, asked: argparse.Namespace) -> list[str]:
 
     def loop() -> None:
         nonlocal judged
-        search = strategy(name, bench, ConstantJudge(), seed=asked.seed)
+        search = strategy(name, bench, EvenJudge(), seed=asked.seed)
         while judged < asked.evaluations and (found := search.step()):
             judged += len(found)
 
