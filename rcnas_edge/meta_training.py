@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +27,7 @@ from rcnas_edge.checkpoint import digest_of, pack, read_state, unpack, write_sta
 from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import costs_of
 from rcnas_edge.data import FOLDER
-from rcnas_edge.errors import BudgetError, InputError
+from rcnas_edge.errors import BudgetError, InputError, TrainingError
 from rcnas_edge.here import is_here
 from rcnas_edge.meta_curves import curves_page
 from rcnas_edge.prepare import check_profile, device_profile, open_bench, teacher_robust
@@ -267,7 +268,13 @@ def workers(count: int) -> Iterator[Callable[[Callable[[Job], Studied], Sequence
 
 
 def _over(pool: ProcessPoolExecutor, work: Callable[[Job], Studied], jobs: Sequence[Job]) -> Iterable[Studied]:
-    return list(pool.map(work, jobs))
+    try:
+        return list(pool.map(work, jobs))
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that searched a task of meta-training ended at once, killed or out of memory: the same command "
+            "goes on after the last whole round, with fewer --workers where memory is short"
+        ) from error
 
 
 def _begin_worker() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +26,13 @@ from rcnas_edge.buffers import Buffers, DataBuffer, MetaTask, Pair, read_buffers
 from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import QUANTITIES
 from rcnas_edge.data import load_dataset
-from rcnas_edge.errors import InputError
+from rcnas_edge.errors import InputError, TrainingError
 from rcnas_edge.meta_curves import mean_curve, thirds
 from rcnas_edge.meta_training import DEFAULT_TASKS, MetaSetting, Opener, feasible_tasks, meta_train, told
 from rcnas_edge.search import meta
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.encoder import PolicyNetwork
-from rcnas_edge.search.meta import MetaConfig, MetaTraining
+from rcnas_edge.search.meta import Job, MetaConfig, MetaTraining, Studied
 from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.pretrain import Lesson, PretrainConfig, _ordered_error, pretrain, random_networks
@@ -425,6 +427,17 @@ def test_two_folders_of_images_have_a_teacher_and_a_digest_each(
     monkeypatch.chdir(tmp_path)
     elsewhere = opener.teacher(replace(tasks[0], data_root=Path(tasks[0].data_root or "").name), Silent())
     assert elsewhere == opener.teacher(tasks[0], Silent()), "a path is another way to the same folder"
+
+
+def killed(job: Job) -> Studied:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("never reached")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_sentence() -> None:
+    with meta_training.workers(2) as mapped, pytest.raises(TrainingError, match="the same command goes on"):
+        mapped(killed, [Job(None, None, PolicyConfig(), 1)] * 2)
 
 
 @pytest.mark.slow
