@@ -1,0 +1,39 @@
+"""Every command of the documentation runs, in order and with the smallest settings, in a folder of its page's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from dataclasses import replace
+
+import pytest
+from docs_doubles import PAGES, Chain, Step, steps
+
+TAKES_LONG: tuple[str, ...] = ()
+"""Beginnings of steps that take more than ten seconds."""
+
+
+def each_step() -> Iterator[object]:
+    for page in PAGES:
+        for place, step in enumerate(steps(page)):
+            slow = [pytest.mark.slow] if step.text.startswith(TAKES_LONG) and TAKES_LONG else []
+            yield pytest.param(page, place, id=str(step), marks=slow)
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory, quick_runs: None) -> Iterator[dict[str, Chain]]:
+    """The pages that were begun, each with a cache of profiles of its own beside that of the session."""
+    from rcnas_edge import kit, meta_training
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kit, "NETWORKS", 12)
+        yield {}
+
+
+@pytest.mark.parametrize(("page", "place"), each_step())
+def test_a_step_of_the_documentation_works(
+    page: str, place: int, chains: dict[str, Chain], small_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if page not in chains:
+        chains[page] = Chain(page, tmp_path_factory.mktemp("docs"), small_teacher)
+    chains[page].upto(place)
