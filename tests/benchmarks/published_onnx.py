@@ -6,8 +6,9 @@ read back as differentiable networks, and attacked there: APGD-CE with 100 steps
 Every point is shown to the file itself. A robust accuracy above that of the published multi-targeted PGD would say that
 our attacks are too weak. With fewer than all 10,000 test images the published figures hold only within the interval.
 
-The first round attacks every image that is classified rightly; further ones those that are left and closest to being
-fooled, by the margin of the logits under PGD with 20 steps.
+The published figure is one of many restarts, and a few images in 10,000 fall to those alone. So those that are left and
+closest to being fooled, by the margin of their logits under PGD with 20 steps, meet multi-targeted PGD too (Gowal et
+al., arXiv 1910.09338), here with 64 restarts for each of the three likeliest wrong classes.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Published:
 NETWORKS = {"resnet_2b": Published(69.25, 54.82), "resnet_4b": Published(77.20, 61.41)}
 THREAT = Threat.parse("linf:2/255:20")
 BATCH = 100
+RESTARTS, TARGETS, STEPS = 64, 3, 300
+"""Of multi-targeted PGD."""
 FEED = Feed(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
 
 
@@ -56,10 +59,9 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--images", type=int, default=10_000, help="test images that are attacked, the first ones")
     parser.add_argument("--square-queries", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=1, help="rounds of all attacks, each with a seed of its own")
-    parser.add_argument("--closest", type=int, default=500, help="images of each round after the first (see above)")
+    parser.add_argument("--closest", type=int, default=60, help="images that meet multi-targeted PGD too")
     parser.add_argument("--part", type=int, default=500, help="images that are attacked at a time")
-    parser.add_argument("--work", type=Path, help="folder that keeps what rounds left: a killed run goes on")
+    parser.add_argument("--work", type=Path, help="folder that keeps what attacks left: a killed run goes on")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     set_fast_float()
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def measured(name: str, asked: argparse.Namespace) -> list[tuple[str, ...]]:
-    """Rows of one network: clean on all test images, then what each round of attacks leaves."""
+    """Rows of one network: clean on all test images, then what the attacks leave, each after those before it."""
     data, published = load_dataset("cifar10", root=asked.data), NETWORKS[name]
     path = asked.data / "models" / f"{name}.onnx"
     opened = open_file(path, FEED, image=data.image, classes=data.classes, data=data.name)
@@ -85,17 +87,18 @@ def measured(name: str, asked: argparse.Namespace) -> list[tuple[str, ...]]:
     clean = opened.predict(images).argmax(1) == labels
     rows = [row(name, "clean", clean, published.clean, time.perf_counter() - began)]
     robust = clean[: asked.images].copy()
-    for number in range(asked.rounds):
-        left, seed = np.flatnonzero(robust), asked.seed + number
-        if number:
-            left = left[closest(opened.predict, twin, images[left], labels[left], asked.closest)]
-        for start in range(0, len(left), asked.part):
-            part = left[start : start + asked.part]
-            attack = partial(survived, opened.predict, twin, images[part], labels[part], seed, asked.square_queries)
-            cell = f"{name}-{seed}-{asked.square_queries}-{number}-{start}.npz"
-            robust[part] = kept(asked.work and asked.work / cell, part, attack)
-        rows.append(row(name, f"round {number + 1}", robust, published.robust, time.perf_counter() - began))
-        print(f"{name}: {rows[-1]}", flush=True)
+    left = np.flatnonzero(robust)
+    for start in range(0, len(left), asked.part):
+        part = left[start : start + asked.part]
+        attack = partial(survived, opened.predict, twin, images[part], labels[part], asked.seed, asked.square_queries)
+        cell = f"{name}-{asked.seed}-{asked.square_queries}-{start}.npz"
+        robust[part] = kept(asked.work and asked.work / cell, part, attack)
+    rows.append(row(name, "APGD and Square", robust, published.robust, time.perf_counter() - began))
+    left = np.flatnonzero(robust)
+    left = left[closest(opened.predict, twin, images[left], labels[left], asked.closest)]
+    for place in left:
+        robust[place] = withstands(opened.predict, twin, images[place], int(labels[place]), asked.seed + int(place))
+    rows.append(row(name, "multi-targeted", robust, published.robust, time.perf_counter() - began))
     return rows
 
 
@@ -127,6 +130,30 @@ def closest(predict: Predict, twin: nn.Module, images: np.ndarray, labels: np.nd
         np.put_along_axis(logits, truth[:, None], -np.inf, axis=1)
         margins.append(right - logits.max(axis=1))
     return np.sort(np.argsort(np.concatenate(margins), kind="stable")[:count])
+
+
+def withstands(predict: Predict, twin: nn.Module, image: np.ndarray, label: int, seed: int) -> bool:
+    """Whether the file still knows one image (C, H, W) after multi-targeted PGD: `RESTARTS` random starts for each of
+    the `TARGETS` likeliest wrong classes, `STEPS` steps on the difference of the two logits, the larger the earlier.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.from_numpy(image).expand(RESTARTS, *image.shape)
+    low, high = (clean - THREAT.epsilon).clamp(min=0), (clean + THREAT.epsilon).clamp(max=1)
+    with torch.no_grad():
+        likely = [one for one in twin(clean[:1])[0].argsort(descending=True).tolist() if one != label]
+    for target in likely[:TARGETS]:
+        points = low + (high - low) * torch.rand(clean.shape, generator=generator)
+        for step in range(STEPS):
+            points.requires_grad_(True)
+            logits = twin(points)
+            margins = logits[:, label] - logits[:, target]
+            nearest = int(margins.argmin())
+            if margins[nearest] < 0 and predict(points[nearest : nearest + 1].detach().numpy())[0].argmax() != label:
+                return False
+            (gradient,) = torch.autograd.grad(margins.sum(), points)
+            size = THREAT.epsilon * (0.5 * (1 - step / STEPS) ** 2 + 0.01)
+            points = torch.minimum(torch.maximum(points.detach() - size * gradient.sign(), low), high)
+    return True
 
 
 def kept(path: Path | None, part: np.ndarray, attack: Callable[[], np.ndarray]) -> np.ndarray:
