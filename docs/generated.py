@@ -29,7 +29,7 @@ def table(columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator
     """The lines of a Markdown table."""
     yield from ("", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns))
     for row in rows:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('*', chr(92) + '*') for cell in row)} |"
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
     yield ""
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from dataclasses import replace
 
 import pytest
-from docs_doubles import PAGES, Chain, Step, steps
+from docs_chain import Chain
+from docs_steps import PAGES, steps
 
 TAKES_LONG: tuple[str, ...] = ()
 """Beginnings of steps that take more than ten seconds."""
@@ -23,7 +23,7 @@ def each_step() -> Iterator[object]:
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory, quick_runs: None) -> Iterator[dict[str, Chain]]:
     """The pages that were begun, each with a cache of profiles of its own beside that of the session."""
-    from rcnas_edge import kit, meta_training
+    from rcnas_edge import kit
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(kit, "NETWORKS", 12)
