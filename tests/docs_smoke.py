@@ -16,7 +16,7 @@ SMALL: dict[tuple[str, ...], dict[str, str]] = {
     ("compress",): {
         **{"--subset": "300", "--evaluations": "2", "--judge-epochs": "1", "--finalists": "1", "--epochs": "1"},
         **{"--level": "smoke", "--device": "cpu", "--max-latency": "50ms", "--teacher": TEACHER, "--attack": ATTACK},
-        **{"--also": "none", "--profile": ELSEWHERE},
+        **{"--also": "none", "--profile": ELSEWHERE, "--base": "wrn-10-1"},
     },
     ("teacher",): {
         "--subset": "100",
@@ -42,10 +42,10 @@ SMALL: dict[tuple[str, ...], dict[str, str]] = {
     ("profile", "kit"): {"--base": "wrn-10-1", "--image": "1x8x8"},
     ("profile", "measure"): {"--base": "wrn-10-1", "--image": "1x8x8", "--budget": "5s"},
 }
-"""By command the flags that are set to small values, whether they stand there or not; a budget is set where it stands."""
+"""By command the flags that are set to small values, whether they stand there or not but for the following."""
 WHERE_GIVEN = ("--max-latency", "--qat-epochs")
 """Flags that are set only where they stand."""
-WHERE_NOT_GIVEN = ("--teacher", "--attack", "--also", "--profile")
+WHERE_NOT_GIVEN = ("--teacher", "--attack", "--also", "--profile", "--base")
 """Flags that are set only where they do not stand."""
 LIMITED = ("--max-latency", "--max-macs", "--max-size", "task.toml", "wrong.toml")
 KEPT_IN_A_PLAN = ("--subset", "--device", "--profile")
@@ -54,7 +54,7 @@ ON_BOARDS = {"kit.zip": {"--budget": "4s", "--passes": "1"}, "bench": {"--second
 """The same for what the board's Python runs."""
 PLANNED = ("index.md", "method/", "reference/")
 """Pages whose `compress` is only planned (--dry-run), unless later steps need what it makes."""
-MADE = ("method/export.md", "method/baselines.md")
+MADE = ("method/export.md",)
 
 REPLACED = {
     "tutorials/own-classifier.md": [("EPOCHS = 15", "EPOCHS = 1")],

@@ -9,20 +9,20 @@ import pytest
 from docs_chain import Chain
 from docs_steps import PAGES, steps
 
-TAKES_LONG: tuple[str, ...] = ()
-"""Beginnings of steps that take more than ten seconds."""
+TAKES_LONG = ("--evaluations 4", "compress --precision", "rcnas_edge.compress(", "meta-train", "--strategy random")
+"""What steps have in them that take more than ten seconds on a busy core: whole runs, and what is first to measure."""
 
 
 def each_step() -> Iterator[object]:
     for page in PAGES:
         for place, step in enumerate(steps(page)):
-            slow = [pytest.mark.slow] if step.text.startswith(TAKES_LONG) and TAKES_LONG else []
+            slow = [pytest.mark.slow] * any(words in step.text for words in TAKES_LONG)
             yield pytest.param(page, place, id=str(step), marks=slow)
 
 
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory, quick_runs: None) -> Iterator[dict[str, Chain]]:
-    """The pages that were begun, each with a cache of profiles of its own beside that of the session."""
+    """The pages that were begun; their kits have few networks."""
     from rcnas_edge import kit
 
     with pytest.MonkeyPatch.context() as patched:
