@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rcnas_edge.cli import cli
-from rcnas_edge.report_schema import fields as report_fields
+from rcnas_edge.report.schema import fields as report_fields
 from rcnas_edge.setting import LIMITS, TaskSetting, flag
 from rcnas_edge.train.recipe import RECIPES
 

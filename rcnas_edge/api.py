@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rcnas_edge.console import Console, Silent
-from rcnas_edge.job import Compressed
-from rcnas_edge.job import compress as run_it
+from rcnas_edge.pipeline.console import Console, Silent
+from rcnas_edge.pipeline.job import Compressed
+from rcnas_edge.pipeline.job import compress as run_it
 from rcnas_edge.setting import TaskSetting, asked_of
 
 __all__ = ["Compressed", "compress"]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 NETWORK = "network.json"
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+"""Of every entry of a zip, so that the same content gives the same bytes."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

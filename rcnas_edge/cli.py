@@ -21,8 +21,8 @@ from rcnas_edge.errors import RcnasError
 from rcnas_edge.terminal import TerminalConsole
 
 if TYPE_CHECKING:
-    from rcnas_edge.console import Console
-    from rcnas_edge.pipeline import Pipeline
+    from rcnas_edge.pipeline.console import Console
+    from rcnas_edge.pipeline.stages import Pipeline
     from rcnas_edge.setting import TaskSetting
 
 # Threads that wait must not spin: beside another busy process, spinning made two threads 30 times slower than one.
@@ -165,11 +165,11 @@ def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, per_d
     epsilon 0.1). The same command again resumes a run that was interrupted.
     """
     setting = _setting(task, flags)
-    from rcnas_edge.job import compress as run_it
-    from rcnas_edge.job import dry_run as only_look
+    from rcnas_edge.pipeline.job import compress as run_it
+    from rcnas_edge.pipeline.job import dry_run as only_look
 
     if per_device:
-        from rcnas_edge.per_device import compress_each, dry_run_each
+        from rcnas_edge.pipeline.per_device import compress_each, dry_run_each
 
         if not dry_run:
             return compress_each(setting, out, lambda folder: _console(log, folder))
@@ -197,7 +197,7 @@ def compress(task: Path | None, out: Path, log: str | None, dry_run: bool, per_d
 @LOG
 def teacher(out: Path, log: str | None, **flags: Any) -> int:
     """Train a teacher adversarially and record how robust it is; the folder is what --teacher takes."""
-    from rcnas_edge.teach import TeacherSetting, teach
+    from rcnas_edge.pipeline.teach import TeacherSetting, teach
 
     teach(TeacherSetting(**_given(flags)), out, _console(log, out))
     return 0
@@ -216,7 +216,7 @@ def teacher(out: Path, log: str | None, **flags: Any) -> int:
 @LOG
 def search(task: Path | None, out: Path, log: str | None, **flags: Any) -> int:
     """Search only: judge architectures, time the best ones, pick one (search.json, architecture.json)."""
-    from rcnas_edge.job import stage
+    from rcnas_edge.pipeline.job import stage
 
     stage(_setting(task, flags), out, _console(log, out), lambda pipeline: pipeline.search())
     return 0
@@ -238,8 +238,8 @@ def meta_train(tasks_file: Path | None, out: Path, **flags: Any) -> int:
     TASKS.toml has buffers of data sets (with attacks and teachers), budgets and profiles; the default is that of the
     agent that ships, as far as its data is at hand. The same command again resumes a run that was cut.
     """
-    from rcnas_edge.meta_training import MetaSetting
-    from rcnas_edge.meta_training import meta_train as run_it
+    from rcnas_edge.pipeline.meta_training import MetaSetting
+    from rcnas_edge.pipeline.meta_training import meta_train as run_it
 
     run_it(MetaSetting(tasks_file=tasks_file, **_given(flags)), out, TerminalConsole())
     return 0
@@ -282,7 +282,7 @@ def train(out: Path, log: str | None, **flags: Any) -> int:
 def export(out: Path, **flags: Any) -> int:
     """Export only: the trained network of a run, timed on this machine, the formats beside it (artefacts/), and all
     that ships (bundle/)."""
-    from rcnas_edge.bundling import make_bundle
+    from rcnas_edge.pipeline.bundling import make_bundle
 
     _continue(out, flags, lambda pipeline: (pipeline.export(), make_bundle(pipeline)))
     return 0
@@ -334,7 +334,7 @@ def verify(
     if model is not None and results is not None:
         raise click.UsageError("--import takes results into a run: leave MODEL out, and name the run by --out")
     if model is not None:
-        from rcnas_edge.foreign_verdict import FileSetting, verify_file
+        from rcnas_edge.pipeline.foreign_verdict import FileSetting, verify_file
 
         verdict = verify_file(model, FileSetting(**_given(flags)), out, TerminalConsole())
         click.echo(verdict.summary())
@@ -347,11 +347,11 @@ def verify(
             raise click.UsageError(f"--{flag.replace('_', '-')} is for an ONNX file: a run has its own, leave it out")
     asked = {key: flags[key] for key in of_runs}
     if results is not None:
-        from rcnas_edge.job import take_in
+        from rcnas_edge.pipeline.job import take_in
 
         return _continue(out, asked, lambda pipeline: take_in(pipeline, results, name=name, device=board))
-    from rcnas_edge.bundling import make_bundle
-    from rcnas_edge.outcome import exit_code
+    from rcnas_edge.pipeline.bundling import make_bundle
+    from rcnas_edge.pipeline.outcome import exit_code
 
     def work(pipeline: Pipeline) -> tuple[Any, list[Any]]:
         verdict = pipeline.verify()
@@ -408,7 +408,7 @@ def replay(bundle: Path, **asked: Any) -> int:
 
 def _run_py(command: str, bundle: Path, asked: dict[str, Any], *more: str) -> int:
     """A command of the bundle's run.py, in this process."""
-    from rcnas_edge.board_run import main as run
+    from rcnas_edge.board.run import main as run
 
     named = {"model": asked["model"], "threads": asked["threads"], "out": asked["results"]}
     given = [f"--{name}={value}" for name, value in named.items() if value is not None]
@@ -432,7 +432,7 @@ def report(runs: tuple[Path, ...], out: Path | None, html: Path | None) -> int:
     if len(folders) == 1:
         if html is not None:
             raise click.UsageError("--html is for a comparison: name two runs or more")
-        from rcnas_edge.job import tell
+        from rcnas_edge.pipeline.job import tell
 
         _continue(folders[0], {}, lambda pipeline: tell(pipeline))
         click.echo(folders[0] / "report.html")
@@ -484,7 +484,7 @@ def profile_list() -> int:
 def profile_show(name: str) -> int:
     """One profile, by name or by the path of its .toml file: runtime, tables, limits and the origin of its numbers."""
     from rcnas_edge.profile import load_profile, read_profile
-    from rcnas_edge.profile_words import lines
+    from rcnas_edge.profile.words import lines
 
     for line in lines(read_profile(name) if name.endswith(".toml") else load_profile(name)):
         click.echo(line)
@@ -506,8 +506,8 @@ def profile_measure(name: str, **asked: Any) -> int:
 
     A killed measurement goes on with the same command.
     """
-    from rcnas_edge.measuring import measure_here
-    from rcnas_edge.profile_words import measured_words
+    from rcnas_edge.pipeline.measuring import measure_here
+    from rcnas_edge.profile.words import measured_words
 
     with TerminalConsole().task(f"measuring {name}", 1.0) as advance:
         found, path = measure_here(name, advance, **asked)
@@ -550,7 +550,7 @@ def profile_kit(family: str, base: str | None, image: str, classes: int, threads
 )
 def profile_import(results: Path, name: str, out: Path | None) -> int:
     """Make a profile of the results.json that a board wrote by a kit, and check it on the board's whole networks."""
-    from rcnas_edge.recorded import import_results, summary
+    from rcnas_edge.kit.recorded import import_results, summary
 
     found, path = import_results(results, name, out)
     for line in summary(found, path):
@@ -571,8 +571,8 @@ def _setting(task: Path | None, flags: dict[str, Any]) -> TaskSetting:
 
 def _continue(out: Path, flags: dict[str, Any], work: Callable[[Pipeline], Any], log: str | None = None) -> Any:
     """One stage of the run in `out`, with some of its task's values changed."""
-    from rcnas_edge.job import stage
-    from rcnas_edge.run import Run
+    from rcnas_edge.pipeline.job import stage
+    from rcnas_edge.pipeline.run import Run
     from rcnas_edge.setting import TaskSetting
 
     setting = TaskSetting.from_dict(Run(out).setting().to_dict() | _given(flags))

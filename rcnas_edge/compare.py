@@ -19,7 +19,7 @@ from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import mcnemar, paired_difference
 from rcnas_edge.report import report
-from rcnas_edge.report_words import amount, duration, epsilon_of, flat, interval, name_of, percent, plain, timed_on
+from rcnas_edge.report.words import amount, duration, epsilon_of, flat, interval, name_of, percent, plain, timed_on
 
 REPORT = "report.json"
 ARRAYS = ("clean", "robust", "labels", "images")

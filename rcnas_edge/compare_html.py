@@ -8,11 +8,11 @@ from xml.etree.ElementTree import Element
 
 from rcnas_edge.checkpoint import write_whole
 from rcnas_edge.compare import SIGNIFICANT, Pair, Told, asked_differently, pairs, side_by_side
-from rcnas_edge.report_bars import Meter, Range, meters, ranges
-from rcnas_edge.report_drawing import Series, chart
-from rcnas_edge.report_html import document
-from rcnas_edge.report_markup import element
-from rcnas_edge.report_words import amount, decision, percent, table
+from rcnas_edge.report.bars import Meter, Range, meters, ranges
+from rcnas_edge.report.drawing import Series, chart
+from rcnas_edge.report.html import document
+from rcnas_edge.report.markup import element
+from rcnas_edge.report.words import amount, decision, percent, table
 
 COLOURS = ("one", "two", "three", "quiet")
 """Of the runs, in turn; each is named where it is drawn."""

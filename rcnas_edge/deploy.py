@@ -1,6 +1,6 @@
 """Loads and runs what ships on a device: numpy and ONNX Runtime are all it needs, never torch.
 
-It reads images, and holds files against their hashes, as the run.py of a bundle does (`board_images`, `board_bundle`).
+It reads images, and holds files against their hashes, as the run.py of a bundle does (`board.images`, `board.bundle`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcnas_edge.board import Refused
-from rcnas_edge.board_bundle import MANIFEST, Bundle, Prediction, prediction
-from rcnas_edge.board_engine import open_network
-from rcnas_edge.board_images import images_of
+from rcnas_edge.board.bundle import MANIFEST, Bundle, Prediction, prediction
+from rcnas_edge.board.engine import open_network
+from rcnas_edge.board.images import images_of
+from rcnas_edge.board.measure import Refused
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError, MissingPackage
 from rcnas_edge.modelfile import check_model, read_model

@@ -15,8 +15,8 @@ from typing import Any
 from rcnas_edge.attacks import Threat
 from rcnas_edge.cost import QUANTITIES, Budget
 from rcnas_edge.data import Dataset
-from rcnas_edge.fusion import kernels_of
 from rcnas_edge.profile import Group, Profile, Target, fuse
+from rcnas_edge.profile.fusion import kernels_of
 from rcnas_edge.space import Layer
 
 STAGES = 4

@@ -3,7 +3,7 @@
 Whoever loads a model allocates what its tensors claim and runs what its graph says. So the protocol buffer is walked
 here first, a field at a time and without copies: external data, tensors that claim more numbers than the file holds,
 loops, and functions that call each other into millions of nodes are refused. What follows from computations is not
-known here: `rcnas_edge.trial` runs a stranger's file in a process with limits.
+known here: `rcnas_edge.pipeline.trial` runs a stranger's file in a process with limits.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rcnas_edge.bounds import PRECISIONS
 from rcnas_edge.errors import InputError
+from rcnas_edge.profile.bounds import PRECISIONS
+from rcnas_edge.profile.target import Target
 from rcnas_edge.reading import read_limited
-from rcnas_edge.target import Target
 
 LIMITS = {
     "max_latency": "latency",

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rcnas_edge.console import Advance, Console
 from rcnas_edge.errors import InputError
+from rcnas_edge.pipeline.console import Advance, Console
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

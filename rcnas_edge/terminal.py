@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rcnas_edge.console import Advance
+    from rcnas_edge.pipeline.console import Advance
 
 
 class TerminalConsole:

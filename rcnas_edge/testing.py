@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import DEPTHWISE, OPERATIONS, Kernel, kernels
 from rcnas_edge.profile import Profile, Target, read_profile, save_profile
-from rcnas_edge.rates import Rates
+from rcnas_edge.profile.fusion import DEPTHWISE, OPERATIONS, Kernel, kernels
+from rcnas_edge.profile.rates import Rates
 from rcnas_edge.space import IMAGE, Layer, Shape
 
 __all__ = ["networks", "profile_conformance"]

@@ -151,7 +151,7 @@ class Findings:
     reference: Comparison | None = None
     flags: tuple[str, ...] = ()
     eps_sweep: tuple[SweepPoint, ...] = ()
-    """From epsilon 0 on; at the threat's epsilon it is `robust`, elsewhere see `rcnas_edge.sweep`."""
+    """From epsilon 0 on; at the threat's epsilon it is `robust`, elsewhere see `rcnas_edge.verify.sweep`."""
     step_sweep: tuple[StepPoint, ...] = ()
     twin: str = ""
     """What the gradients are of: the checkpoint, the re-import, or the re-import straight through its rounding."""

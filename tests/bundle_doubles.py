@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rcnas_edge.bundle_replay import Stored
-from rcnas_edge.bundling import Contents, write_bundle
+from rcnas_edge.bundle.replay import Stored
 from rcnas_edge.export import Artefact, exporter, facts
+from rcnas_edge.pipeline.bundling import Contents, write_bundle
 from rcnas_edge.verify import LEVELS
 
 IMAGE, LABELS = (1, 4, 4), ("cat", "dog", "eel")

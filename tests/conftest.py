@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rcnas_edge.console import Silent
+from rcnas_edge.pipeline.console import Silent
 
 ATTACK = "linf:0.03:5"
 """A ball in which a network that was trained for seconds is right on some images and wrong on others."""
@@ -36,7 +36,8 @@ def pytest_xdist_auto_num_workers() -> int:
 def profile_cache(tmp_path_factory):
     """Profiles that tests measure stay out of the user's cache."""
     folder = tmp_path_factory.mktemp("profiles")
-    from rcnas_edge import beside, measure, prepare, searching, shipping
+    from rcnas_edge import measure
+    from rcnas_edge.pipeline import beside, prepare, searching, shipping
     from rcnas_edge.verify import LEVELS
 
     LEVELS["smoke"] = replace(LEVELS["smoke"], **SMOKE)
@@ -58,7 +59,7 @@ def profile_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_teacher(tmp_path_factory) -> Path:
     """A WRN-10-1 trained for three epochs on 300 digits, attacked on the level smoke."""
-    from rcnas_edge.teach import TeacherSetting, teach
+    from rcnas_edge.pipeline.teach import TeacherSetting, teach
 
     folder = tmp_path_factory.mktemp("teacher")
     setting = TeacherSetting(
@@ -83,8 +84,8 @@ def quick_runs(translations):
     import onnx
     from rcnas_edge_exporters import onnx as exporting
 
-    from rcnas_edge import examination, sweep
     from rcnas_edge.export import weights_digest
+    from rcnas_edge.verify import examination, sweep
 
     translate = exporting._translate
 

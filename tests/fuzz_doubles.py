@@ -100,8 +100,8 @@ def open_onnx(path: Path) -> None:
     import numpy as np
 
     from rcnas_edge.errors import InputError
-    from rcnas_edge.feed import Feed
-    from rcnas_edge.foreign import open_file
+    from rcnas_edge.pipeline.feed import Feed
+    from rcnas_edge.pipeline.foreign import open_file
 
     file = open_file(path, Feed(), image=IMAGE, classes=CLASSES, data="pictures")
     images = np.random.default_rng(0).random((5, *IMAGE), dtype=np.float32)
@@ -150,10 +150,10 @@ def open_bundle(path: Path) -> None:
     """A bundle, as Python and its own run.py open it: predictions, the selftest and the replay."""
     import numpy as np
 
-    from rcnas_edge.board import Refused
-    from rcnas_edge.board_bundle import REPLAY, Bundle
-    from rcnas_edge.board_checks import compared, examples, references, replayed
-    from rcnas_edge.board_engine import open_network
+    from rcnas_edge.board.bundle import REPLAY, Bundle
+    from rcnas_edge.board.checks import compared, examples, references, replayed
+    from rcnas_edge.board.engine import open_network
+    from rcnas_edge.board.measure import Refused
     from rcnas_edge.deploy import load
     from rcnas_edge.errors import InputError
 
@@ -191,10 +191,10 @@ def main() -> None:
 
     import torch
 
-    import rcnas_edge.foreign
+    import rcnas_edge.pipeline.foreign
     from rcnas_edge.errors import RcnasError
 
-    assert rcnas_edge.foreign
+    assert rcnas_edge.pipeline.foreign
     torch.set_num_threads(1)
     pages = Path("/proc/self/statm")
     if pages.is_file():

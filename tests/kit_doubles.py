@@ -10,14 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rcnas_edge import board
-from rcnas_edge.fusion import Kernel, kernels
-from rcnas_edge.here import TIMED
+from rcnas_edge.board import measure as board
 from rcnas_edge.kit import name_of, planned, write_kit
+from rcnas_edge.measure.planning import copies_of, timed_part
+from rcnas_edge.measure.specimen import specimen
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
-from rcnas_edge.planning import copies_of, timed_part
+from rcnas_edge.pipeline.here import TIMED
+from rcnas_edge.profile.fusion import Kernel, kernels
 from rcnas_edge.space import Layer
-from rcnas_edge.specimen import specimen
 
 WIDTHS = ((8, 8, 8), (8, 16, 16), (16, 16, 32), (16, 24, 32), (24, 24, 24), (32, 32, 32))
 

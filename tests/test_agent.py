@@ -18,20 +18,20 @@ from rcnas_edge import agent as agents
 from rcnas_edge.agent import FACTS, SHIPPED, WEIGHTS, Agent, find_agent, load_agent, write_agent
 from rcnas_edge.attacks import Threat
 from rcnas_edge.buffers import read_buffers
-from rcnas_edge.console import Silent
 from rcnas_edge.cost import costs_of
 from rcnas_edge.data import SOURCES
 from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import InputError
-from rcnas_edge.meta_training import DEFAULT_TASKS, told
 from rcnas_edge.nets import family
-from rcnas_edge.opened import Opened
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.meta_training import DEFAULT_TASKS, told
+from rcnas_edge.pipeline.opened import Opened
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.searching import Searching
 from rcnas_edge.profile import load_profile
-from rcnas_edge.run import Run
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.memory import Memory, Recall
 from rcnas_edge.search.policy import PolicySearch
-from rcnas_edge.searching import Searching
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import Architecture, Gene
 from rcnas_edge.task import Bench, open_task

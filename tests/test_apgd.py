@@ -13,11 +13,11 @@ import torchattacks
 from small_cnn import digits, small_cnn
 from torch import Tensor, nn
 
-from rcnas_edge import apgd as ours
-from rcnas_edge.adversaries import Counted
-from rcnas_edge.apgd import Objective, apgd, cross_entropy, dlr, targeted_dlr, targeted_margin, windows
 from rcnas_edge.attacks import Threat, attack, headline
-from rcnas_edge.square import SCHEDULE, search, square
+from rcnas_edge.attacks import apgd as ours
+from rcnas_edge.attacks.adversaries import Counted
+from rcnas_edge.attacks.apgd import Objective, apgd, cross_entropy, dlr, targeted_dlr, targeted_margin, windows
+from rcnas_edge.attacks.square import SCHEDULE, search, square
 
 EPSILON = 0.15
 

@@ -10,8 +10,8 @@ from conftest import ATTACK
 
 import rcnas_edge
 from rcnas_edge.cli import cli
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError
+from rcnas_edge.pipeline.console import Silent
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.tensorboard import TensorboardConsole
 

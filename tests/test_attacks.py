@@ -14,8 +14,7 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from rcnas_edge import square
-from rcnas_edge.attacks import AttackResult, Counted, Threat, attack, headline, names, pgd
+from rcnas_edge.attacks import AttackResult, Counted, Threat, attack, headline, names, pgd, square
 from rcnas_edge.errors import InputError, UncheckedError
 
 THREAT = Threat.parse("linf:0.02:10")
@@ -653,7 +652,7 @@ def test_pgd_follows_gradients_that_a_mean_over_the_batch_would_lose() -> None:
 def test_every_worker_flushes_denormals_only_when_asked_first(before: str, flushed: str) -> None:
     program = (
         f"import torch\ntorch.set_num_threads(2)\n{before}\n"
-        "from rcnas_edge.threat import set_fast_float\nprint(set_fast_float(), set_fast_float())"
+        "from rcnas_edge.attacks.threat import set_fast_float\nprint(set_fast_float(), set_fast_float())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [flushed, flushed]

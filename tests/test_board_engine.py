@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from bundle_doubles import IMAGE, LABELS, small_bundle
 
-from rcnas_edge import board_run, board_tensorrt, deploy
-from rcnas_edge.board import Refused, open_session
-from rcnas_edge.board_bundle import Bundle
-from rcnas_edge.board_engine import build_engine, open_network
+from rcnas_edge import deploy
+from rcnas_edge.board import run as board_run
+from rcnas_edge.board import tensorrt as board_tensorrt
+from rcnas_edge.board.bundle import Bundle
+from rcnas_edge.board.engine import build_engine, open_network
+from rcnas_edge.board.measure import Refused, open_session
 
 trt = pytest.importorskip("tensorrt_rtx")
 NAME = "built.model.engine"

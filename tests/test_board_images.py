@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from rcnas_edge.board import Refused
-from rcnas_edge.board_images import images_of, png_pixels
+from rcnas_edge.board.images import images_of, png_pixels
+from rcnas_edge.board.measure import Refused
 
 GREY, COLOUR = (1, 5, 7), (3, 5, 7)
 

@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 from conftest import ATTACK, SMOKE
 
-from rcnas_edge import api, board_run, bundling, on_board
-from rcnas_edge.board_bundle import Bundle
-from rcnas_edge.board_seen import board_codes, unlike, unmeasured
-from rcnas_edge.bundling import make_bundle
+from rcnas_edge import api
+from rcnas_edge.board import run as board_run
+from rcnas_edge.board.bundle import Bundle
 from rcnas_edge.cli import main
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, UncheckedError
-from rcnas_edge.job import Compressed, compress, stage, take_in, tell
-from rcnas_edge.on_board import commanded, import_results, measure_on_boards
-from rcnas_edge.outcome import budgets_met, exit_code
-from rcnas_edge.pipeline import Pipeline
+from rcnas_edge.pipeline import bundling, on_board
+from rcnas_edge.pipeline.board_seen import board_codes, unlike, unmeasured
+from rcnas_edge.pipeline.bundling import make_bundle
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.job import Compressed, compress, stage, take_in, tell
+from rcnas_edge.pipeline.on_board import commanded, import_results, measure_on_boards
+from rcnas_edge.pipeline.outcome import budgets_met, exit_code
+from rcnas_edge.pipeline.stages import Pipeline
 from rcnas_edge.setting import TaskSetting, asked_of
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -282,7 +284,7 @@ def test_results_of_other_files_or_examples_are_refused(run: Path, setting: Task
 
 
 def test_a_kit_s_import_says_where_a_bundle_s_results_go(sent_back: dict, tmp_path: Path) -> None:
-    from rcnas_edge.recorded import import_results
+    from rcnas_edge.kit.recorded import import_results
 
     (tmp_path / "results.json").write_text(json.dumps(sent_back))
     with pytest.raises(InputError, match="results of a bundle: 'rcnas-edge verify --out RUN --import"):

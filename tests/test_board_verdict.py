@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rcnas_edge.board import Timing
-from rcnas_edge.board_checks import hexed
-from rcnas_edge.board_results import Ran, Replayed, parse_board_results, read_board_results
-from rcnas_edge.board_verdict import AGREES, FAILS, UNSURE, judged
+from rcnas_edge.board.checks import hexed
+from rcnas_edge.board.measure import Timing
+from rcnas_edge.bundle.results import Ran, Replayed, parse_board_results, read_board_results
+from rcnas_edge.bundle.verdict import AGREES, FAILS, UNSURE, judged
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.verdict import INCONCLUSIVE, ROBUST, Findings, Gates, Verdict

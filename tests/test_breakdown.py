@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rcnas_edge.breakdown import OVERHEAD, breakdown
 from rcnas_edge.cost import cost_of
+from rcnas_edge.cost.breakdown import OVERHEAD, breakdown
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.nets.wrn_rows import rows, wrn
 from rcnas_edge.profile import Key, Profile, Row, Target

@@ -15,11 +15,12 @@ import pytest
 from bundle_doubles import IMAGE, LABELS, bare_python, known_examples, network, small_bundle
 from PIL import Image
 
-from rcnas_edge import board_run, deploy
-from rcnas_edge.board import Refused
-from rcnas_edge.board_bundle import BLANK, Bundle, numbers_of, sealed
-from rcnas_edge.board_checks import rate, still_right
-from rcnas_edge.bundle_program import program
+from rcnas_edge import deploy
+from rcnas_edge.board import run as board_run
+from rcnas_edge.board.bundle import BLANK, Bundle, numbers_of, sealed
+from rcnas_edge.board.checks import rate, still_right
+from rcnas_edge.board.measure import Refused
+from rcnas_edge.bundle.program import program
 from rcnas_edge.cli import main
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate

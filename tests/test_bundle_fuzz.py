@@ -19,7 +19,7 @@ from fuzz_doubles import SEEDED, Opener, assert_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcnas_edge.board_bundle import BLANK, MANIFEST, REFERENCE, REPLAY, sealed
+from rcnas_edge.board.bundle import BLANK, MANIFEST, REFERENCE, REPLAY, sealed
 
 
 @pytest.fixture(scope="module")

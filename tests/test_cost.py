@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from rcnas_edge.cost import QUANTITIES, Budget, Cost, Limit, cost_of, resolve, show
-from rcnas_edge.counting import FILE_BYTES, ROW_BYTES, peak_activations, stored_numbers
+from rcnas_edge.cost.counting import FILE_BYTES, ROW_BYTES, peak_activations, stored_numbers
+from rcnas_edge.cost.feasibility import feasibility, require
 from rcnas_edge.errors import BudgetError, InputError
-from rcnas_edge.feasibility import feasibility, require
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.profile import Key, Profile, Row, Target
 from rcnas_edge.space import IMAGE, Architecture, Gene, Layer

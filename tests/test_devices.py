@@ -17,24 +17,25 @@ from report_doubles import TARGET, run_values
 from search_doubles import ToySpace
 from test_pipeline import Remembering
 
-from rcnas_edge import cli, here, searching
-from rcnas_edge.console import Console, Silent
+from rcnas_edge import cli
 from rcnas_edge.cost import Cost, Limit, resolve_all
+from rcnas_edge.cost.feasibility import feasibility
 from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import BudgetError, InputError
-from rcnas_edge.feasibility import feasibility
-from rcnas_edge.job import stage, tell
-from rcnas_edge.outcome import advice, budgets_met, exit_code
-from rcnas_edge.per_device import compress_each, smallest
-from rcnas_edge.pipeline import Pipeline
-from rcnas_edge.prepare import budget_table, check_profile
+from rcnas_edge.measure.timing import Timing
+from rcnas_edge.pipeline import here, searching
+from rcnas_edge.pipeline.console import Console, Silent
+from rcnas_edge.pipeline.job import stage, tell
+from rcnas_edge.pipeline.outcome import advice, budgets_met, exit_code
+from rcnas_edge.pipeline.per_device import compress_each, smallest
+from rcnas_edge.pipeline.prepare import budget_table, check_profile
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.stages import Pipeline
 from rcnas_edge.profile import Profile, Target, load_profile, machine
 from rcnas_edge.report import write_report
-from rcnas_edge.run import Run
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.setting import TaskSetting, read_task
 from rcnas_edge.space import Architecture
-from rcnas_edge.timing import Timing
 from rcnas_edge.verify import LEVELS
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -158,7 +158,7 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(site: Path)
 def test_the_reference_has_every_command_flag_key_and_field(site: Path) -> None:
     from dataclasses import fields
 
-    from rcnas_edge.report_schema import fields as report_fields
+    from rcnas_edge.report.schema import fields as report_fields
     from rcnas_edge.setting import TaskSetting
     from rcnas_edge.train.recipe import RECIPES
 

@@ -10,9 +10,9 @@ from verify_doubles import Linear, numpy_of
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.evasion import evade
 from rcnas_edge.verdict import Loss, Verdict
 from rcnas_edge.verify import Level, Subject, verify
+from rcnas_edge.verify.evasion import evade
 
 N, CLASSES = 60, 4
 THREAT = Threat.parse("linf:0.03:5")

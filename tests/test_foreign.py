@@ -13,12 +13,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rcnas_edge.cli import main
-from rcnas_edge.console import Silent
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import InputError
-from rcnas_edge.feed import Feed
-from rcnas_edge.foreign import open_file
-from rcnas_edge.foreign_verdict import FileSetting, verify_file
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.feed import Feed
+from rcnas_edge.pipeline.foreign import open_file
+from rcnas_edge.pipeline.foreign_verdict import FileSetting, verify_file
 from rcnas_edge.quantise import int8_model
 from rcnas_edge.verdict import Verdict
 
@@ -290,7 +290,7 @@ def test_without_gradients_a_file_is_never_robust(tmp_path, capsys, extra, flags
 
 
 def test_a_file_that_its_re_import_does_not_match_is_attacked_without_gradients(tmp_path, monkeypatch):
-    from rcnas_edge import foreign
+    from rcnas_edge.pipeline import foreign
 
     class Other(torch.nn.Module):
         quantised = False

@@ -10,11 +10,10 @@ import pytest
 import torch
 from verify_doubles import Linear, numpy_of
 
-from rcnas_edge import examination, making, witness
 from rcnas_edge.attacks import Threat, headline
 from rcnas_edge.errors import InputError, UncheckedError
-from rcnas_edge.keeping import Spent, keeping, streamed
-from rcnas_edge.verify import Level, Subject, Verdict, verify
+from rcnas_edge.verify import Level, Subject, Verdict, examination, making, verify, witness
+from rcnas_edge.verify.keeping import Spent, keeping, streamed
 
 N = 70
 THREAT = Threat.parse("linf:0.03:5")

@@ -19,20 +19,20 @@ import onnx
 import pytest
 from kit_doubles import NEEDED, OVERHEAD, SCALE, WHOLE, KnownBoard, known_ms, measured, network, small_kit
 
-from rcnas_edge import board
+from rcnas_edge.board import measure as board
 from rcnas_edge.cli import main
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import kernels
-from rcnas_edge.here import TIMED
 from rcnas_edge.kit import make_kit, planned, rows_digest, whole_networks
-from rcnas_edge.kit_results import read_results
+from rcnas_edge.kit.recorded import import_results, profile_of, summary
+from rcnas_edge.kit.results import read_results
 from rcnas_edge.measure import measure_profile, runtime_here
-from rcnas_edge.planning import timed_part
+from rcnas_edge.measure.planning import timed_part
+from rcnas_edge.measure.rowgraph import Pattern, graph_of
+from rcnas_edge.measure.specimen import specimen
+from rcnas_edge.measure.timing import layout_probe, open_session
+from rcnas_edge.pipeline.here import TIMED
 from rcnas_edge.profile import Target, load_profile, machine, read_profile
-from rcnas_edge.recorded import import_results, profile_of, summary
-from rcnas_edge.rowgraph import Pattern, graph_of
-from rcnas_edge.specimen import specimen
-from rcnas_edge.timing import layout_probe, open_session
+from rcnas_edge.profile.fusion import kernels
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_runtime_makes_the_same_graph_of_a_pattern(tmp_path: Path) -> None:
 
 
 def test_a_family_s_kit_has_a_hundred_networks_of_which_no_two_are_equal() -> None:
-    from rcnas_edge.covering import spaces
+    from rcnas_edge.pipeline.covering import spaces
 
     found = whole_networks(spaces("all", None, "3x32x32", 10), 102)
     assert len(found) == len(set(found.values())) == 102
@@ -528,7 +528,7 @@ class FakeEngine:
 
 def test_tensorrt_builds_and_runs_a_model_of_the_kit_on_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    from rcnas_edge.board_tensorrt import TensorRt
+    from rcnas_edge.board.tensorrt import TensorRt
 
     cuda, engine = FakeCuda(), FakeEngine()
     held: list[int] = []
@@ -561,7 +561,7 @@ def test_tensorrt_builds_and_runs_a_model_of_the_kit_on_a_stand_in(monkeypatch: 
 
 
 def test_tensorrt_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rcnas_edge import board_tensorrt
+    from rcnas_edge.board import tensorrt as board_tensorrt
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(board.Refused, match="--runtime tensorrt needs the package tensorrt"):

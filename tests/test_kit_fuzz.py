@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from kit_doubles import KnownBoard, measured, small_kit
 
-from rcnas_edge import kit_results
 from rcnas_edge.cli import main
 from rcnas_edge.errors import InputError
-from rcnas_edge.recorded import import_results
+from rcnas_edge.kit import results as kit_results
+from rcnas_edge.kit.recorded import import_results
 
 SECONDS = 20.0
 """That no file may take."""

@@ -14,18 +14,18 @@ import onnx
 import pytest
 
 from rcnas_edge import measure
-from rcnas_edge.calibration import Calibration, agreement
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import kernels
 from rcnas_edge.measure import graph_of, measure_profile, runtime_here, time_model
+from rcnas_edge.measure.calibration import Calibration, agreement
+from rcnas_edge.measure.planning import WEIGHT_BYTES, copies_of, ordered, plan, timed_part
+from rcnas_edge.measure.specimen import difference, specimen
+from rcnas_edge.measure.timing import open_session
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
-from rcnas_edge.planning import WEIGHT_BYTES, copies_of, ordered, plan, timed_part
 from rcnas_edge.profile import Profile, Target, read_profile
+from rcnas_edge.profile.fusion import kernels
+from rcnas_edge.profile.table import interpolate, weights, work
 from rcnas_edge.space import IMAGE, KINDS, Layer
-from rcnas_edge.specimen import difference, specimen
-from rcnas_edge.table import interpolate, weights, work
-from rcnas_edge.timing import open_session
 
 
 def network(

@@ -13,16 +13,16 @@ import onnx
 import pytest
 from test_measure import NETWORKS, TINY, Known
 
-from rcnas_edge.breakdown import breakdown
+from rcnas_edge.cost.breakdown import breakdown
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import INTEGER, RUNTIMES, kernels, kernels_of
 from rcnas_edge.measure import ENOUGH_TO_TELL, LEAST_MS, Measurement, measure_profile, runtime_here
+from rcnas_edge.measure.specimen import difference, specimen
+from rcnas_edge.measure.stopwatch import written
+from rcnas_edge.measure.timing import open_session
 from rcnas_edge.nets.wrn_rows import rows
 from rcnas_edge.profile import Profile, Target, read_profile
+from rcnas_edge.profile.fusion import INTEGER, RUNTIMES, kernels, kernels_of
 from rcnas_edge.space import Layer
-from rcnas_edge.specimen import difference, specimen
-from rcnas_edge.stopwatch import written
-from rcnas_edge.timing import open_session
 
 INT8 = Target("host", "int8")
 OPERATIONS = {

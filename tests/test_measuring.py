@@ -8,21 +8,21 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from rcnas_edge import measuring
 from rcnas_edge.cli import cli
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import Key
 from rcnas_edge.measure import Measurement, runtime_here
-from rcnas_edge.measuring import seconds_of
+from rcnas_edge.pipeline import measuring
+from rcnas_edge.pipeline.measuring import seconds_of
 from rcnas_edge.profile import Profile, Row, Target, cache_path, load_profile
-from rcnas_edge.profile_words import measured_words
+from rcnas_edge.profile.fusion import Key
+from rcnas_edge.profile.words import measured_words
 
 ASKED = ["profile", "measure", "--name", "my-desk", "--base", "wrn-10-1", "--image", "1x8x8", "--budget", "2s"]
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rcnas_edge import prepare
+    from rcnas_edge.pipeline import prepare
 
     monkeypatch.setattr(prepare, "SAMPLED_NETWORKS", 12)
     monkeypatch.setattr(measuring, "CALIBRATION", 5)

@@ -19,16 +19,17 @@ from search_doubles import OPERATIONS, CountingJudge, TableBench, ToyBench
 from test_data import make_folder
 from test_pipeline import Remembering
 
-from rcnas_edge import meta_training
 from rcnas_edge.agent import load_agent
 from rcnas_edge.attacks import Threat
 from rcnas_edge.buffers import Buffers, DataBuffer, MetaTask, Pair, read_buffers
-from rcnas_edge.console import Console, Silent
 from rcnas_edge.cost import QUANTITIES
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import InputError, TrainingError
-from rcnas_edge.meta_curves import mean_curve, thirds
-from rcnas_edge.meta_training import DEFAULT_TASKS, MetaSetting, Opener, feasible_tasks, meta_train, told
+from rcnas_edge.pipeline import meta_training
+from rcnas_edge.pipeline.console import Console, Silent
+from rcnas_edge.pipeline.meta_curves import mean_curve, thirds
+from rcnas_edge.pipeline.meta_training import DEFAULT_TASKS, MetaSetting, Opener, feasible_tasks, meta_train, told
+from rcnas_edge.pipeline.teach import TeacherSetting
 from rcnas_edge.search import meta
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.encoder import PolicyNetwork
@@ -37,7 +38,6 @@ from rcnas_edge.search.observe import Observer
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.pretrain import Lesson, PretrainConfig, _ordered_error, pretrain, random_networks
 from rcnas_edge.space import Architecture
-from rcnas_edge.teach import TeacherSetting
 
 # buffers
 

@@ -15,8 +15,8 @@ from verify_doubles import numpy_of
 
 from rcnas_edge.attacks import Threat
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.forms import LEAST, Form, Formed, softmax
 from rcnas_edge.verify import Gates, Level, Subject, Verdict, verify
+from rcnas_edge.verify.forms import LEAST, Form, Formed, softmax
 
 CLASSES, N = 5, 150
 THREAT = Threat.parse("linf:0.02:5")

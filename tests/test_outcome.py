@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import BudgetError, TrainingError, UncheckedError
-from rcnas_edge.job import compress, stage, tell
-from rcnas_edge.outcome import _fill_seconds, advice
-from rcnas_edge.pipeline import Pipeline
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.job import compress, stage, tell
+from rcnas_edge.pipeline.outcome import _fill_seconds, advice
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.stages import Pipeline
 from rcnas_edge.setting import TaskSetting
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from rcnas_edge.cost import Budget, Cost
+from rcnas_edge.pipeline.searching import _missed
 from rcnas_edge.profile import Target
-from rcnas_edge.searching import _missed
 
 
 def test_only_missed_budgets_are_named_each_with_the_least_measured():

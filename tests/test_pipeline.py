@@ -17,11 +17,11 @@ import torch
 from conftest import ATTACK, SMOKE
 from torch import nn
 
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import BudgetError, InputError
-from rcnas_edge.job import compress, dry_run, stage
-from rcnas_edge.pipeline import Pipeline
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.job import compress, dry_run, stage
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.stages import Pipeline
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.task import open_task
 

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 from rcnas_edge.errors import InputError
+from rcnas_edge.measure.rowgraph import graph_of
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
 from rcnas_edge.precision import TypeCount, check_precision, counted, layer_types
 from rcnas_edge.quantise import fp16_model, int8_model
-from rcnas_edge.rowgraph import graph_of
 
 IMAGE = (3, 8, 8)
 CONFIG = WrnConfig((1, 1, 1), (8, 8, 16), (False,) * 3, IMAGE, 10, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 from conftest import ATTACK
 
-from rcnas_edge import verifying
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, UncheckedError
-from rcnas_edge.job import compress, stage
-from rcnas_edge.pipeline import Pipeline
+from rcnas_edge.pipeline import verifying
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.job import compress, stage
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.stages import Pipeline
 from rcnas_edge.precision import counted
-from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rcnas_edge.breakdown import breakdown
 from rcnas_edge.cli import cli
+from rcnas_edge.cost.breakdown import breakdown
 from rcnas_edge.errors import InputError
-from rcnas_edge.fusion import OPERATIONS, RUNTIMES, Group, fuse, kernels
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.profile import (
     Domain,
@@ -30,14 +29,15 @@ from rcnas_edge.profile import (
     read_profile,
     save_profile,
 )
-from rcnas_edge.profile_format import KEYS
-from rcnas_edge.provenance import GROUPS, KINDS, OWED, OWED_IF_MEASURED
-from rcnas_edge.rates import RATED, Rate, Rates
-from rcnas_edge.row import COLUMNS
+from rcnas_edge.profile.format import KEYS
+from rcnas_edge.profile.fusion import OPERATIONS, RUNTIMES, Group, fuse, kernels
+from rcnas_edge.profile.provenance import GROUPS, KINDS, OWED, OWED_IF_MEASURED
+from rcnas_edge.profile.rates import RATED, Rate, Rates
+from rcnas_edge.profile.row import COLUMNS
+from rcnas_edge.profile.table import Table, interpolate, work
+from rcnas_edge.profile.validation import VALIDATED
 from rcnas_edge.space import IMAGE, Layer
-from rcnas_edge.table import Table, interpolate, work
 from rcnas_edge.testing import networks, profile_conformance
-from rcnas_edge.validation import VALIDATED
 
 BLOCKED = "onnxruntime-nchwc16"
 

@@ -367,7 +367,7 @@ def test_a_sparse_file_of_100_mb_is_not_read(cache: Path, capsys: pytest.Capture
 def test_a_table_of_too_many_rows_is_not_read(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rcnas_edge.row.MOST_ROWS", 5)
+    monkeypatch.setattr("rcnas_edge.profile.row.MOST_ROWS", 5)
     assert "at most 5 rows, got 6: thin it out" in refused(write(cache, toml(GOOD).encode()), capsys)
 
 

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import relative_drift
+from rcnas_edge.measure.rowgraph import graph_of
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
 from rcnas_edge.quantise import _convolve_batchnorms, fp16_model, int8_model
-from rcnas_edge.rowgraph import graph_of
 
 BATCH = 8
 IMAGE = (3, 8, 8)

@@ -135,7 +135,7 @@ def test_a_compression_that_needs_no_files_plans_itself(arguments: tuple[str, ..
 
 
 def test_every_field_of_the_report_is_in_the_readme() -> None:
-    from rcnas_edge.report_schema import SCHEMA
+    from rcnas_edge.report.schema import SCHEMA
 
     text = README.read_text(encoding="utf-8")
     missing = [name for name in ("schema", *SCHEMA.fields) if f"`{name}`" not in text]

@@ -12,9 +12,9 @@ from verify_doubles import Linear, numpy_of
 from rcnas_edge.attacks import Threat
 from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.replay import cross_replay
 from rcnas_edge.verdict import Loss
 from rcnas_edge.verify import Gates, Level, Subject, Verdict, saved_flags, verify
+from rcnas_edge.verify.replay import cross_replay
 
 N = 90
 THREAT = Threat.parse("linf:0.03:5")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from report_doubles import TARGET, Page, int8_values, run_values
 
-from rcnas_edge.counting import QUANTITIES
+from rcnas_edge.cost.counting import QUANTITIES
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.report import report, write_report
-from rcnas_edge.report_drawing import ticks
-from rcnas_edge.report_schema import SCHEMA, fields
-from rcnas_edge.report_style import DARK, LETTERS, LIGHT
-from rcnas_edge.report_words import UNITS, WORDS, amount, ball, duration, epsilon_of, points
+from rcnas_edge.report.drawing import ticks
+from rcnas_edge.report.schema import SCHEMA, fields
+from rcnas_edge.report.style import DARK, LETTERS, LIGHT
+from rcnas_edge.report.words import UNITS, WORDS, amount, ball, duration, epsilon_of, points
 
 
 def write(folder: Path, values: dict[str, Any]) -> tuple[dict[str, Any], Page]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rcnas_edge.errors import InputError
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.run import Run
 from rcnas_edge.setting import TaskSetting
 
 
@@ -38,7 +38,7 @@ def test_only_anothers_file_is_dropped(tmp_path):
 def test_two_runs_at_once_are_refused(tmp_path):
     code = f"""
 from pathlib import Path
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.run import Run
 with Run(Path({str(tmp_path)!r})).locked():
     print("held", flush=True)
     input()

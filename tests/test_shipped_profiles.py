@@ -14,10 +14,10 @@ from types import ModuleType
 
 import pytest
 
-from rcnas_edge.fusion import DEPTHWISE, Kernel, kernels
 from rcnas_edge.nets import family
 from rcnas_edge.profile import Profile, Target, load_profile
-from rcnas_edge.rates import Rate, Rates
+from rcnas_edge.profile.fusion import DEPTHWISE, Kernel, kernels
+from rcnas_edge.profile.rates import Rate, Rates
 from rcnas_edge.space import Layer
 
 SHIPPED = {

@@ -18,7 +18,7 @@ import pytest
 from conftest import ATTACK
 
 from rcnas_edge.cli import main
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.run import Run
 from rcnas_edge.setting import TaskSetting
 
 LIMITED = """
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 from rcnas_edge.checkpoint import write_json, write_state
-from rcnas_edge.keeping import Keeping, Spent
+from rcnas_edge.verify.keeping import Keeping, Spent
 
 def points(array):
     array[:] = 1

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from rcnas_edge import examination, masking
 from rcnas_edge.attacks import Threat
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.sweep import CLEAN, LADDER, SHARES, VERDICT, Sweep, drawn_places, over_epsilon
 from rcnas_edge.verdict import Verdict
-from rcnas_edge.verify import LEVELS, Level, Subject, verify
+from rcnas_edge.verify import LEVELS, Level, Subject, examination, masking, verify
+from rcnas_edge.verify.sweep import CLEAN, LADDER, SHARES, VERDICT, Sweep, drawn_places, over_epsilon
 
 N = 150
 THREAT = Threat.parse("linf:0.03:5")

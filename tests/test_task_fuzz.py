@@ -13,13 +13,13 @@ from fuzz_doubles import SEEDED, assert_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rcnas_edge.attacks.threat import Threat
 from rcnas_edge.cli import main
 from rcnas_edge.cost import Limit
 from rcnas_edge.errors import InputError, RcnasError
 from rcnas_edge.export import exporter
 from rcnas_edge.search import strategy_class
 from rcnas_edge.setting import LIMITS, MOST_TASK, TaskSetting, read_task
-from rcnas_edge.threat import Threat
 from rcnas_edge.train.recipe import recipe
 
 GOOD = """

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from rcnas_edge.attacks import Threat
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError
-from rcnas_edge.flags import attacked_flags
-from rcnas_edge.teach import TeacherSetting, teach
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.flags import attacked_flags
+from rcnas_edge.pipeline.teach import TeacherSetting, teach
 
 
 @pytest.mark.parametrize(

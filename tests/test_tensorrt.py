@@ -20,20 +20,20 @@ from rcnas_edge_exporters.onnx import OnnxExporter
 from rcnas_edge_exporters.tensorrt_engine import Engine, inspected
 from torch import nn
 
-from rcnas_edge import beside
-from rcnas_edge import opened as opening
-from rcnas_edge.beside import Beside
 from rcnas_edge.calibrating import Calibration
-from rcnas_edge.console import Silent
 from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
 from rcnas_edge.export import exporter, facts, read_artefact, read_built, sidecar, weights_digest
 from rcnas_edge.nets.wrn import WideResNet
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
-from rcnas_edge.outcome import _beside, exit_code
+from rcnas_edge.pipeline import beside
+from rcnas_edge.pipeline import opened as opening
+from rcnas_edge.pipeline.beside import Beside
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.outcome import _beside, exit_code
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.shipping import Shipping
 from rcnas_edge.report import report
-from rcnas_edge.run import Run
 from rcnas_edge.setting import TaskSetting
-from rcnas_edge.shipping import Shipping
 
 IMAGE = (1, 8, 8)
 LABELS = facts(labels="0123456789", threat="linf:0.1:5")

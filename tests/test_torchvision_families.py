@@ -16,22 +16,22 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rcnas_edge.counting import cost_of
+from rcnas_edge.cost.counting import cost_of
 from rcnas_edge.data import load_dataset
 from rcnas_edge.errors import InputError
 from rcnas_edge.export import exporter
-from rcnas_edge.fusion import fuse, kernels
 from rcnas_edge.measure import graph_of, runtime_here
+from rcnas_edge.measure.planning import plan
+from rcnas_edge.measure.specimen import difference, specimen
+from rcnas_edge.measure.timing import open_session
 from rcnas_edge.nets import families, family
 from rcnas_edge.nets.mobilenet_rows import divisible
 from rcnas_edge.nets.rows import RowWriter
-from rcnas_edge.planning import plan
 from rcnas_edge.profile import Target
+from rcnas_edge.profile.fusion import fuse, kernels
+from rcnas_edge.profile.table import interpolate
 from rcnas_edge.space import IMAGE, Architecture, Layer, from_named, named
-from rcnas_edge.specimen import difference, specimen
-from rcnas_edge.table import interpolate
 from rcnas_edge.teacher import open_teacher
-from rcnas_edge.timing import open_session
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ import pytest
 from fuzz_doubles import CLASSES, IMAGE, assert_sentence
 from onnx import TensorProto, helper, numpy_helper
 
-from rcnas_edge import modelfile, trial
+from rcnas_edge import modelfile
 from rcnas_edge.cli import main
 from rcnas_edge.deploy import load
 from rcnas_edge.errors import InputError
-from rcnas_edge.feed import Feed
-from rcnas_edge.foreign import open_file
 from rcnas_edge.modelfile import check_model, read_model
+from rcnas_edge.pipeline import trial
+from rcnas_edge.pipeline.feed import Feed
+from rcnas_edge.pipeline.foreign import open_file
 from rcnas_edge.reimport import reimport
 
 FLOAT = TensorProto.FLOAT

@@ -12,16 +12,15 @@ import torch
 from torch import nn
 from verify_doubles import numpy_of
 
-from rcnas_edge import making, masking
 from rcnas_edge.attacks import AttackResult, Threat
-from rcnas_edge.decision import decide
+from rcnas_edge.attacks.square import margins, square
 from rcnas_edge.errors import InputError, UncheckedError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.export import exporter
-from rcnas_edge.report_schema import VERDICT
-from rcnas_edge.square import margins, square
+from rcnas_edge.report.schema import VERDICT
 from rcnas_edge.verdict import Comparison, Findings, Loss
-from rcnas_edge.verify import LEVELS, Gates, Level, Subject, Verdict, saved_flags, verify
+from rcnas_edge.verify import LEVELS, Gates, Level, Subject, Verdict, making, masking, saved_flags, verify
+from rcnas_edge.verify.decision import decide
 
 IMAGE, CLASSES, N = (1, 4, 4), 5, 120
 THREAT = Threat.parse("linf:0.02:5")

@@ -8,8 +8,8 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from rcnas_edge.cost import QUANTITIES, Cost
+from rcnas_edge.cost.feasibility import feasibility, require
 from rcnas_edge.errors import BudgetError
-from rcnas_edge.feasibility import feasibility, require
 from rcnas_edge.profile import Target
 from rcnas_edge.search.protocol import Bench
 from rcnas_edge.space import Architecture, Gene

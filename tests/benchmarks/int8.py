@@ -27,10 +27,10 @@ from rcnas_edge.attacks import set_fast_float
 from rcnas_edge.calibrating import calibration_images
 from rcnas_edge.checkpoint import Checkpoint, read_checkpoint
 from rcnas_edge.export import Artefact, export_in, exporter, facts
+from rcnas_edge.measure.timing import session_runner, time_model
 from rcnas_edge.reimport import reimport
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.task import Task, open_task
-from rcnas_edge.timing import session_runner, time_model
 from rcnas_edge.train.qat import fine_tune_quantised
 from rcnas_edge.train.recipe import recipe
 from rcnas_edge.verify import LEVELS, Subject, Verdict, verify

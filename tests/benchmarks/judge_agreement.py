@@ -24,7 +24,7 @@ from machine import machine, show
 from real_setting import RealSetting, Trained, arguments
 
 from rcnas_edge.cost import show as amount
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.run import Run
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.sampling import Sampler
 from rcnas_edge.space import Architecture

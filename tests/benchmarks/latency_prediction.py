@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 from machine import machine, show
 
-from rcnas_edge.fusion import kernels, kernels_of
 from rcnas_edge.measure import measure_profile
-from rcnas_edge.measuring import CALIBRATION, CHECK, PASSES
+from rcnas_edge.measure.stopwatch import Stopwatch
 from rcnas_edge.nets import family
-from rcnas_edge.prepare import sampled_layers
+from rcnas_edge.pipeline.measuring import CALIBRATION, CHECK, PASSES
+from rcnas_edge.pipeline.prepare import sampled_layers
 from rcnas_edge.profile import Target, read_profile
+from rcnas_edge.profile.fusion import kernels, kernels_of
+from rcnas_edge.profile.table import work
 from rcnas_edge.space import Architecture, Layer
-from rcnas_edge.stopwatch import Stopwatch
-from rcnas_edge.table import work
 
 Network = Sequence[Layer]
 

@@ -1,4 +1,4 @@
-"""The published networks of mobile-ml-benchmark, as the kernels that `rcnas_edge.fusion` would make of them.
+"""The published networks of mobile-ml-benchmark, as the kernels that `rcnas_edge.profile.fusion` would make of them.
 
 What a network consists of is read off the file of its operators on a phone's GPU. That file lists convolutions, linear
 layers, pools and concatenations; sums, activations, gates and paddings are read off the names of the fused kernels
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnas_edge.fusion import DEPTHWISE, Kernel
-from rcnas_edge.table import work
+from rcnas_edge.profile.fusion import DEPTHWISE, Kernel
+from rcnas_edge.profile.table import work
 
 OPERATORS, NETWORKS = "mobileml_tflite_cnn_ops_gpu.csv", "mobileml_tflite_cnn_e2e.csv"
 OPERATIONS = {
@@ -69,7 +69,7 @@ class Network:
 
 
 def rated(kernel: Kernel) -> str:
-    """The name of the rate that a kernel has (`rcnas_edge.rates`)."""
+    """The name of the rate that a kernel has (`rcnas_edge.profile.rates`)."""
     operation, size, groups = kernel[0], kernel[2], kernel[4]
     if operation != "conv":
         return operation

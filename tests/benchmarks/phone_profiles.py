@@ -22,7 +22,7 @@ from machine import machine, show
 from phone_networks import NETWORKS, OPERATORS, PAD, Network, rated, read_latencies, read_networks
 from scipy.optimize import nnls
 
-from rcnas_edge.table import work
+from rcnas_edge.profile.table import work
 
 POOLS = ("maxpool", "avgpool", "globalpool")
 SMALL = ("add", "multiply", "batchnorm", "relu", "sigmoid", "concat", PAD)

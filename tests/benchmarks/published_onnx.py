@@ -29,12 +29,12 @@ from machine import machine, show
 from torch import nn
 
 from rcnas_edge.attacks import Threat, headline, pgd
+from rcnas_edge.attacks.threat import set_fast_float
 from rcnas_edge.data import load_dataset
 from rcnas_edge.evaluate import Rate
-from rcnas_edge.feed import Feed
-from rcnas_edge.foreign import open_file
-from rcnas_edge.subject import Predict
-from rcnas_edge.threat import set_fast_float
+from rcnas_edge.pipeline.feed import Feed
+from rcnas_edge.pipeline.foreign import open_file
+from rcnas_edge.verify.subject import Predict
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rcnas_edge.compare import Difference
 from rcnas_edge.cost import show as amount
 from rcnas_edge.evaluate import RESAMPLES, Rate
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.run import Run
 from rcnas_edge.search.scaling import RobustScaling, ScalingConfig
 from rcnas_edge.space import Architecture
 

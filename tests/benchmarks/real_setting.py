@@ -38,11 +38,11 @@ from rcnas_edge.cost import Limit, costs_of
 from rcnas_edge.data import Dataset, load_dataset, stratified
 from rcnas_edge.evaluate import worst_case
 from rcnas_edge.nets import Family, NetworkConfig, family
+from rcnas_edge.pipeline.searching import short_judge
 from rcnas_edge.profile import Target, load_profile
 from rcnas_edge.search import strategy
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.protocol import Judge, Score, Search
-from rcnas_edge.searching import short_judge
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import Architecture
 from rcnas_edge.task import Bench, Task, open_device
@@ -52,7 +52,7 @@ from rcnas_edge.train.crafting import computed_in
 from rcnas_edge.train.fit import Epoch, fit
 from rcnas_edge.train.judging import SELECTION_IMAGES, SELECTION_STEPS, clean_and_robust, reestimate_statistics
 from rcnas_edge.train.recipe import Recipe, recipe
-from rcnas_edge.witness import logits_of
+from rcnas_edge.verify.witness import logits_of
 
 FAMILY = "wrn"
 DEVICE = "raspberry-pi-5"

@@ -26,15 +26,15 @@ import torch
 from even_judge import EvenJudge
 from machine import machine, show
 
-from rcnas_edge.console import Silent
-from rcnas_edge.opened import Opened
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.console import Silent
+from rcnas_edge.pipeline.opened import Opened
+from rcnas_edge.pipeline.run import Run
+from rcnas_edge.pipeline.searching import Searching
 from rcnas_edge.search import STRATEGIES, strategy
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.protocol import Score
 from rcnas_edge.search.sampling import Sampler
-from rcnas_edge.searching import Searching
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import Architecture
 from rcnas_edge.task import Bench, Task

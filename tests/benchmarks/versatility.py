@@ -26,7 +26,7 @@ import numpy as np
 from machine import machine, show
 from real_setting import AGENT, CellJudge, RealSetting, arguments, curve, say
 
-from rcnas_edge.run import Run
+from rcnas_edge.pipeline.run import Run
 from rcnas_edge.space import Architecture
 
 TARGETS = ("clean", "PGD", "AutoAttack")

@@ -1,0 +1,98 @@
+"""What of a task is measured on this machine, and what is predicted for devices that are not this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rcnas_edge.cost import Cost
+from rcnas_edge.errors import InputError
+from rcnas_edge.measure import Timing, time_model
+from rcnas_edge.profile import Profile, Target, image_size, machine
+from rcnas_edge.profile.fusion import CPU
+from rcnas_edge.profile.provenance import MEASURED, TABLE
+from rcnas_edge.space import Architecture, Layer
+from rcnas_edge.task import Bench
+
+TIMED = CPU
+"""Runtimes of a profile that a file is timed with here: ONNX Runtime on a CPU."""
+ON_THE_DEVICE = "'python3 run.py bench' in the bundle measures the file there, 'rcnas-edge verify --import' takes it in"
+"""What to do about a latency that was only predicted."""
+ENOUGH = 0.98
+"""The least share of measured rows that a prediction is given without a warning for."""
+
+
+def is_here(profile: Profile) -> bool:
+    """Whether the device is this machine: one that is measured where it is used, or this very processor and runtime."""
+    if profile.runtime not in TIMED:
+        return False
+    tables = [
+        entry for entry in profile.provenance if entry.get("kind") == MEASURED and TABLE in entry.get("covers", ())
+    ]
+    if not tables:
+        return profile.on_first_use
+    return any(all(entry.get(key) == value for key, value in machine().items()) for entry in tables)
+
+
+def timed(bench: Bench) -> tuple[Target, ...]:
+    """The targets that were this machine when the run began; on another machine it is read, and not timed anew."""
+    return bench.here
+
+
+def predicted(bench: Bench) -> tuple[Target, ...]:
+    """The targets of a task that are not this machine: nothing is timed for them."""
+    return tuple(target for target in bench.targets if target not in timed(bench))
+
+
+def time_here(model: Path, bench: Bench, *, seconds: float) -> dict[Target, Timing]:
+    """The latency of a run's file on its targets that are this machine.
+
+    Raises InputError where they were when the run began and are no longer: budgets in percent are of a teacher that was
+    timed there.
+    """
+    for target in timed(bench):
+        if not is_here(bench.profiles[target]):
+            raise InputError(
+                f"a run is timed on one machine, {target} was measured on another one or with another runtime than "
+                f"{machine()['runtime']}: continue there, or take another --out"
+            )
+    return time_on(model, timed(bench), seconds=seconds)
+
+
+def time_on(model: Path, targets: Iterable[Target], *, seconds: float) -> dict[Target, Timing]:
+    """The latency of an ONNX file on targets that are this machine; those with the same threads share a timing."""
+    wanted = tuple(targets)
+    by_threads = {
+        threads: time_model(model, threads=threads, seconds=seconds)
+        for threads in dict.fromkeys(target.threads for target in wanted)
+    }
+    return {target: by_threads[target.threads] for target in wanted}
+
+
+def not_measured(target: Target, profile: Profile) -> str:
+    """That a latency is a prediction, where its numbers are from, and what measures it: one sentence."""
+    runtime = "" if profile.runtime in TIMED else f", with ONNX Runtime (the prediction is of {profile.runtime})"
+    return (
+        f"The latency on {target} was predicted, not measured, by numbers that are {profile.origin(target)}: "
+        f"{ON_THE_DEVICE}{runtime}."
+    )
+
+
+def caution(target: Target, profile: Profile, layers: Sequence[Layer], cost: Cost) -> str | None:
+    """What to know of a predicted latency that rests on less than ENOUGH measured rows, in a sentence."""
+    if cost.latency is None or cost.measured >= ENOUGH:
+        return None
+    outside = profile.domain.outside(image_size(layers))
+    asked = f"; it is asked for {outside}" if outside else ""
+    share = f"{100 * cost.measured:.1f} %"
+    return f"{share} of the latency predicted on {target} rests on measured rows, the rest is an estimate{asked}."
+
+
+def cautions(bench: Bench, architecture: Architecture) -> dict[Target, str]:
+    """That sentence for each target where there is one."""
+    layers = bench.space.layers(architecture)
+    found = {
+        target: caution(target, bench.profiles[target], layers, cost)
+        for target, cost in bench.costs(architecture).items()
+    }
+    return {target: sentence for target, sentence in found.items() if sentence}

@@ -1,0 +1,269 @@
+"""The stage that searches: candidates by the strategy, the best of them timed for real, one picked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rcnas_edge.agent import NO_AGENT
+from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
+from rcnas_edge.cost import Budget, Cost, show
+from rcnas_edge.cost.feasibility import require
+from rcnas_edge.errors import BudgetError, InputError
+from rcnas_edge.measure import Timing
+from rcnas_edge.pipeline.here import predicted, time_here, timed
+from rcnas_edge.pipeline.opened import Opened, export_network
+from rcnas_edge.pipeline.prepare import TIMING_SECONDS, budget_table, for_timing, real_costs
+from rcnas_edge.profile import Target
+from rcnas_edge.search import strategy
+from rcnas_edge.search.judge import TrainedJudge
+from rcnas_edge.search.policy import PolicySearch
+from rcnas_edge.search.protocol import Candidate
+from rcnas_edge.space import Architecture, named
+from rcnas_edge.task import Task
+from rcnas_edge.train.recipe import recipe
+
+JUDGE_RECIPE, JUDGE_STEPS = "rslad-fast", 5
+"""The judge's short training and the steps of its inner attack. It does not follow --recipe and the other flags of the
+training, so that a trained run can be trained anew in another way after the same search."""
+
+
+class Searching:
+    """search.json and architecture.json."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.run, self.console, self.setting = opened.run, opened.console, opened.setting
+
+    def feasibility(self) -> None:
+        """Show for each budget the teacher's cost, the cheapest found and whether it can be met; BudgetError if not."""
+        rows, targets = budget_table(self.opened.bench), self.opened.task.targets
+        self.console.table(
+            f"budgets on {', '.join(map(str, targets))} (all at once; 1 MAC = 2 FLOPs)",
+            ("budget", "asked", "limit", "teacher", "cheapest found", "can be met"),
+            [
+                (
+                    row.budget.called(several=len(targets) > 1),
+                    row.budget.asked,
+                    show(row.budget.quantity, row.budget.limit),
+                    show(row.budget.quantity, row.teacher),
+                    show(row.budget.quantity, row.cheapest),
+                    "yes" if row.satisfiable else "NO",
+                )
+                for row in rows
+            ],
+        )
+        for target in predicted(self.opened.bench):
+            origin = self.opened.bench.profiles[target].origin(target)
+            self.console.say(f"latencies on {target} are predicted, by numbers that are {origin}")
+        require(rows)
+
+    @cached_property
+    def judge(self) -> TrainedJudge:
+        return short_judge(self.opened.task, epochs=self.setting.judge_epochs, cache=self.run.shared / "scores")
+
+    def depends(self) -> dict[str, Any]:
+        """What a search depends on."""
+        task, bench = self.opened.task, self.opened.bench
+        several = len(task.targets) > 1
+        return {
+            "data": task.data.digest,
+            "teacher": task.teacher.digest,
+            "attack": str(task.threat),
+            "family": task.family.name,
+            "base": task.base.to_dict(),
+            "target": ", ".join(map(str, task.targets)),
+            "budgets": {budget.called(several=several): budget.limit for budget in bench.budgets},
+            "profile": ", ".join(profile.digest() for profile in bench.profiles.values()),
+            "strategy": self.setting.strategy,
+            "agent": NO_AGENT if self.opened.start.agent is None else self.opened.start.agent.sha256,
+            "reward": self.setting.reward,
+            "evaluations": self.setting.evaluations,
+            "judge": self.judge.digest,
+            "seed": self.setting.seed,
+        }
+
+    def search(self) -> dict[str, Any]:
+        """Judge `evaluations` architectures by the strategy; search.json has them all."""
+        depends = self.depends()
+        known = self.run.done("search.json", depends)
+        if known is not None:
+            return known
+        self.feasibility()
+        judge = self.judge
+        search = strategy(
+            self.setting.strategy, self.opened.bench, judge, seed=self.setting.seed, reward=self.setting.reward
+        )
+        agent = self.opened.start.agent
+        if self.opened.start.words:
+            self.console.say(self.opened.start.words)
+        if agent is not None and isinstance(search, PolicySearch):
+            search.adopt(agent.weights)
+        candidates: list[Candidate] = []
+        spent = judged = 0.0
+        state_path = self.run / "search.state"
+        if state_path.is_file():
+            tensors, values = read_state(state_path)
+            if values["depends"] != depends:
+                raise InputError(
+                    f"a run's folder holds one task, the search begun in {self.run.folder} is another's: take "
+                    "another --out, or delete search.state to begin again"
+                )
+            search.load_state_dict(unpack(values["search"], tensors))
+            candidates = [Candidate.from_dict(candidate) for candidate in values["candidates"]]
+            spent, judged = values["seconds"], values["judge_seconds"]
+        judge.prepare()
+        title = f"search: {self.setting.strategy}, judge: {judge.name}"
+        with self.console.task(title, self.setting.evaluations) as advance:
+            while len(candidates) < self.setting.evaluations:
+                started, before = time.perf_counter(), judge.spent
+                found = search.step()
+                for candidate in found:
+                    candidates.append(candidate)
+                    self.record(candidates)
+                spent += time.perf_counter() - started
+                judged += judge.spent - before
+                tensors = {}
+                packed = pack(search.state_dict(), tensors)
+                state = {"depends": depends, "search": packed, "seconds": spent, "judge_seconds": judged}
+                write_state(state_path, tensors, state | {"candidates": [item.to_dict() for item in candidates]})
+                if not found:
+                    self.console.say("every network that the strategy can reach has been judged")
+                    break
+                best = max(candidate.score.robust for candidate in candidates)
+                done = min(len(candidates), self.setting.evaluations)
+                advance(done, f"best {100 * best:.1f} % robust on held-out")
+        order = search.recommend(len(candidates))
+        task = self.opened.task
+        values = {
+            "strategy": self.setting.strategy,
+            "agent": None if agent is None else agent.told(task.data.name, task.threat, task.data.digest),
+            "judge": judge.name,
+            "evaluations": len(candidates),
+            "seconds": spent,
+            "judge_seconds": judged,
+            "candidates": [candidate.to_dict() for candidate in candidates],
+            "recommended": [list(architecture.picks) for architecture in order],
+        }
+        kept = self.run.keep("search.json", depends, values)
+        state_path.unlink(missing_ok=True)
+        return kept
+
+    def record(self, candidates: Sequence[Candidate]) -> None:
+        """The numbers of the network that was judged last, and the best so far."""
+        last = candidates[-1]
+        values = {"robust": last.score.robust, "clean": last.score.clean, **last.costs}
+        fitting = [candidate.score.robust for candidate in candidates if candidate.feasible]
+        if fitting:
+            values["best_within_budgets"] = max(fitting)
+        self.console.record("search", len(candidates), values)
+
+    def pick(self) -> dict[str, Any]:
+        """Export and time the recommended ones for real; the best judged that keeps every budget is picked.
+
+        On a target that is not this machine the prediction counts.
+        """
+        found, bench, space = self.search(), self.opened.bench, self.opened.task.space
+        depends = {"search": self.depends(), "finalists": self.setting.finalists}
+        done = self.run.done("architecture.json", depends)
+        if done is not None:
+            return done
+        finalists: list[dict[Target, Cost]] = []
+        kept: list[dict[str, Any]] = []
+        chosen = None
+        for rank, picks in enumerate(found["recommended"]):
+            if rank >= self.setting.finalists and chosen is not None:
+                break
+            architecture = Architecture(tuple(picks))
+            measured = self.measured_costs(architecture)
+            met = all(budget.met(measured[budget.target]) for budget in bench.budgets)
+            finalists.append(measured)
+            costs = {str(target): cost.to_dict() for target, cost in measured.items()}
+            kept.append({"picks": picks, "costs": costs, "met": met})
+            words = self._latencies(architecture, measured)
+            self.console.say(f"finalist {rank + 1}: {words}, {'within' if met else 'OVER'} the budgets")
+            if met and chosen is None:
+                chosen = architecture
+        if chosen is None:
+            missed = _missed(finalists, bench.budgets, several=len(bench.targets) > 1)
+            raise BudgetError(
+                f"budgets hold for the measured artefact, none of the {len(kept)} recommended networks keeps them all "
+                f"({missed}): allow more, or search longer with --evaluations"
+            )
+        values = {
+            "family": self.opened.task.family.name,
+            "picks": list(chosen.picks),
+            "options": named(space.genes, chosen),
+            "network": space.describe(chosen),
+            "finalists": kept,
+        }
+        return self.run.keep("architecture.json", depends, values)
+
+    def _latencies(self, architecture: Architecture, measured: Mapping[Target, Cost]) -> str:
+        """Predicted and, where the target is this machine, measured, in words."""
+        bench, words = self.opened.bench, []
+        for target in bench.targets:
+            here = f", {show('latency', measured[target].latency)} measured" if target in timed(bench) else ""
+            where = f"{target}: " if len(bench.targets) > 1 else ""
+            words.append(f"{where}{show('latency', bench.cost(architecture, target).latency)} predicted{here}")
+        return "; ".join(words)
+
+    def measured_costs(self, architecture: Architecture) -> dict[Target, Cost]:
+        """The predicted costs with what the exported file really takes put in; kept before it is used.
+
+        That is its size, and its latency on each target that is this machine.
+        """
+        task, here = self.opened.task, timed(self.opened.bench)
+        key = f"measured/{'-'.join(map(str, architecture.picks))}"
+        depends = {
+            "base": task.base.to_dict(),
+            "timed": [str(target) for target in here],
+            "opset": self.setting.opset,
+            "precision": self.setting.aim,
+        }
+        known = self.run.done(f"{key}.json", depends)
+        if known is None:
+            path = self.run / f"{key}.{self.setting.format}"
+            student = task.student(architecture, seed=self.setting.seed).eval()
+            artefact = export_network(
+                self.opened,
+                student,
+                path,
+                digest="untrained",
+                precision=self.setting.aim,
+                calibration=for_timing(task.data),
+            )
+            found = time_here(path, self.opened.bench, seconds=TIMING_SECONDS)
+            timings = {str(target): asdict(timing) for target, timing in found.items()}
+            known = self.run.keep(f"{key}.json", depends, {"timings": timings, "bytes": artefact.bytes})
+            for left in path.parent.glob(path.name + "*"):
+                left.unlink()
+        found = {target: Timing(**known["timings"][str(target)]) for target in here}
+        return real_costs(self.opened.bench.costs(architecture), known["bytes"], found)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture that was picked."""
+        return Architecture(tuple(self.pick()["picks"]))
+
+
+def short_judge(task: Task, *, epochs: int, cache: Path) -> TrainedJudge:
+    """The judge of a task that trains for so many epochs; its scores are kept in the folder `cache`."""
+    short = recipe(JUDGE_RECIPE, examples=len(task.data.train), epochs=epochs, attack_steps=JUDGE_STEPS)
+    return TrainedJudge(task, short.with_(learning_rate=short.learning_rate / 2), cache=cache)
+
+
+def _missed(finalists: Sequence[Mapping[Target, Cost]], budgets: Sequence[Budget], *, several: bool) -> str:
+    """The budgets that not every finalist keeps, each with the least that was found."""
+    words = []
+    for budget in budgets:
+        costs = [finalist[budget.target] for finalist in finalists]
+        if not all(budget.met(cost) for cost in costs):
+            least, limit = min(budget.spent(cost) for cost in costs), show(budget.quantity, budget.limit)
+            name = budget.called(several=several)
+            words.append(f"{name} at most {limit}, the least measured is {show(budget.quantity, least)}")
+    return "; ".join(words)
