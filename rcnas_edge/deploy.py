@@ -18,7 +18,7 @@ import numpy as np
 from rcnas_edge.board.bundle import MANIFEST, Bundle, Prediction, prediction
 from rcnas_edge.board.engine import open_network
 from rcnas_edge.board.images import images_of
-from rcnas_edge.board.measure import Refused
+from rcnas_edge.board.words import Refused
 from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError, MissingPackage
 from rcnas_edge.modelfile import check_model, read_model

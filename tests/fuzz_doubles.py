@@ -153,7 +153,7 @@ def open_bundle(path: Path) -> None:
     from rcnas_edge.board.bundle import REPLAY, Bundle
     from rcnas_edge.board.checks import compared, examples, references, replayed
     from rcnas_edge.board.engine import open_network
-    from rcnas_edge.board.measure import Refused
+    from rcnas_edge.board.words import Refused
     from rcnas_edge.deploy import load
     from rcnas_edge.errors import InputError
 

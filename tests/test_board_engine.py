@@ -17,7 +17,8 @@ from rcnas_edge.board import run as board_run
 from rcnas_edge.board import tensorrt as board_tensorrt
 from rcnas_edge.board.bundle import Bundle
 from rcnas_edge.board.engine import build_engine, open_network
-from rcnas_edge.board.measure import Refused, open_session
+from rcnas_edge.board.timing import open_session
+from rcnas_edge.board.words import Refused
 
 trt = pytest.importorskip("tensorrt_rtx")
 NAME = "built.model.engine"

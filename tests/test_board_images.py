@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from rcnas_edge.board.images import images_of, png_pixels
-from rcnas_edge.board.measure import Refused
+from rcnas_edge.board.words import Refused
 
 GREY, COLOUR = (1, 5, 7), (3, 5, 7)
 

@@ -134,7 +134,7 @@ def test_a_bundle_is_made_anew_when_it_or_a_stage_changed(
     stage(setting, run, Silent(), make_bundle)
     assert "replay.npz" not in os.listdir(run / "bundle"), "nothing was attacked, so there is nothing to replay"
     assert Bundle(run / "bundle").manifest["artefacts"][0]["verdict"] is None
-    monkeypatch.setattr(bundling, "program", lambda: "another program\n")
+    monkeypatch.setattr(bundling, "program", lambda module: "another program\n")
     stage(setting, run, Silent(), make_bundle)
     assert (run / "bundle" / "run.py").read_text() == "another program\n"
 

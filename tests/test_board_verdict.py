@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rcnas_edge.board.checks import hexed
-from rcnas_edge.board.measure import Timing
+from rcnas_edge.board.timing import Timing
 from rcnas_edge.bundle.results import Ran, Replayed, parse_board_results, read_board_results
 from rcnas_edge.bundle.verdict import AGREES, FAILS, UNSURE, judged
 from rcnas_edge.errors import InputError

@@ -19,7 +19,7 @@ from rcnas_edge import deploy
 from rcnas_edge.board import run as board_run
 from rcnas_edge.board.bundle import BLANK, Bundle, numbers_of, sealed
 from rcnas_edge.board.checks import rate, still_right
-from rcnas_edge.board.measure import Refused
+from rcnas_edge.board.words import Refused
 from rcnas_edge.bundle.program import program
 from rcnas_edge.cli import main
 from rcnas_edge.errors import InputError
@@ -68,8 +68,8 @@ def rewritten(bundle: Path, change) -> None:
 
 
 def test_run_py_is_one_file_of_old_python_that_imports_nothing_of_ours(tmp_path: Path) -> None:
-    text = program()
-    assert text == program()
+    text = program("run")
+    assert text == program("run")
     tree = ast.parse(text, feature_version=(3, 9))
     named = set()
     for node in ast.walk(tree):
@@ -93,7 +93,7 @@ def test_run_py_is_one_file_of_old_python_that_imports_nothing_of_ours(tmp_path:
 def test_every_name_that_run_py_uses_is_in_it() -> None:
     import builtins
 
-    tree = ast.parse(program())
+    tree = ast.parse(program("run"))
     bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

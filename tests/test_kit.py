@@ -19,7 +19,9 @@ import onnx
 import pytest
 from kit_doubles import NEEDED, OVERHEAD, SCALE, WHOLE, KnownBoard, known_ms, measured, network, small_kit
 
+from rcnas_edge.board import layout
 from rcnas_edge.board import measure as board
+from rcnas_edge.bundle.program import program
 from rcnas_edge.cli import main
 from rcnas_edge.errors import InputError
 from rcnas_edge.kit import make_kit, planned, rows_digest, whole_networks
@@ -60,7 +62,7 @@ def test_a_kit_holds_the_plan_of_every_layout_and_each_model_once(kit: Path) -> 
     assert any(name.startswith("linear") for name in shared)
     roles = [entry["about"]["role"] for entry in manifest["networks"].values()]
     assert (roles.count("fit"), roles.count("check")) == (6, 12)
-    assert archive.read("measure.py") == Path(board.__file__).read_bytes()
+    assert archive.read("measure.py").decode() == program("measure")
 
 
 def test_one_plan_gives_one_zip_and_a_small_one(kit: Path, tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_further_passes_are_kept_and_their_median_counts(kit: Path, tmp_path: Pa
 
 def test_a_budget_that_is_spent_leaves_the_rest(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100_000))
-    monkeypatch.setattr(board.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
     runtime = KnownBoard(kit, "onnxruntime")
     opened = board.Kit(kit)
     start = {
@@ -230,7 +232,7 @@ def test_the_layout_is_read_from_bytes_as_onnx_reads_it(tmp_path: Path) -> None:
     ]
     assert board.block_of(layout_probe()) == (blocks[0] if blocks else 0)
     tensor = onnx.helper.make_tensor("weights", onnx.TensorProto.FLOAT, [300, 2, 1], [0.0] * 600).SerializeToString()
-    assert board._shape(tensor) == (b"weights", [300, 2, 1])
+    assert layout._shape(tensor) == (b"weights", [300, 2, 1])
 
 
 def test_the_board_names_the_machine_as_the_package_does() -> None:
@@ -315,7 +317,7 @@ def test_a_board_without_onnxruntime_is_told_so(kit: Path, board_python: Path, t
 
 
 def test_measure_is_one_file_of_old_python() -> None:
-    tree = ast.parse(Path(board.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
+    tree = ast.parse(program("measure"), feature_version=(3, 9))
     named = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -388,7 +390,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_last_results(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(board.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     results.content["more"] = 1
     with pytest.raises(board.Refused, match=r"No space left on device\): make room"):
         results.save()

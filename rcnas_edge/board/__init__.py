@@ -1,1 +1,1 @@
-"""What runs on a board, without this package: each module needs the standard library, numpy and a runtime alone."""
+"""What runs on a board, as one file (`bundle.program`) that needs the standard library, numpy and a runtime alone."""

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcnas_edge.board.images import images_of
-from rcnas_edge.board.measure import Refused, open_session
+from rcnas_edge.board.timing import open_session
+from rcnas_edge.board.words import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

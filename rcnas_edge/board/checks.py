@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcnas_edge.board.bundle import REFERENCE, REPLAY
-from rcnas_edge.board.measure import Refused
+from rcnas_edge.board.words import Refused
 
 if TYPE_CHECKING:
     from rcnas_edge.board.bundle import Bundle, Network

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcnas_edge.board.bundle import BATCH, Bundle, Network
-from rcnas_edge.board.measure import Refused, Runner
 from rcnas_edge.board.tensorrt import PACKAGES, TO_DEVICE, TensorRt, open_runtime
+from rcnas_edge.board.timing import Runner
+from rcnas_edge.board.words import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

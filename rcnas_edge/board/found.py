@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rcnas_edge.board.bundle import BUNDLE, REPLAY, Bundle
-from rcnas_edge.board.measure import Refused, machine
+from rcnas_edge.board.machine import machine
+from rcnas_edge.board.words import Refused
 
 
 class Found:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnas_edge.board.measure import Refused
+from rcnas_edge.board.words import Refused
 
 SLACK = 1e-6
 """Float rounding that a pixel may stand outside [0, 1]."""

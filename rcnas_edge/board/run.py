@@ -29,7 +29,9 @@ from rcnas_edge.board.bundle import PACE, REPLAY, Bundle, predicted
 from rcnas_edge.board.checks import compared, examples, references, replayed
 from rcnas_edge.board.engine import build_engine, open_network
 from rcnas_edge.board.found import Found, now, say
-from rcnas_edge.board.measure import HOW, INTERRUPTED, Refused, Runner, seconds_of, session_runner, time_runs, watch
+from rcnas_edge.board.machine import watch
+from rcnas_edge.board.timing import HOW, Runner, session_runner, time_runs
+from rcnas_edge.board.words import INTERRUPTED, Refused, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

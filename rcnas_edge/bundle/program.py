@@ -1,7 +1,7 @@
-"""run.py of a bundle: one file, assembled of the package's stand-alone modules (`board`).
+"""A program for a board, run.py of a bundle or measure.py of a kit: one file, of modules that stand alone (`board`).
 
 Of a module that another one imports from, only what is named there goes in, with what that needs in turn; so the timing
-protocol of a kit's measure.py and of the package is in run.py word for word, and nothing is written twice.
+protocol of the package is in both word for word, and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from importlib import resources
 
 from rcnas_edge import __version__
 
-ENTRY = "board.run"
-"""The module that is run: all of it goes in."""
 INSTALLED = ("numpy", "onnxruntime")
 OURS = "rcnas_edge."
 Source = tuple[str, str]
@@ -35,16 +33,19 @@ class Part:
     """Names imported from elsewhere; `typing` has those that only types need."""
     typing: dict[str, Source] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)
+    whole: bool = False
+    """The module that is run: all of it goes in, its command line too."""
 
 
 @cache
-def program() -> str:
-    """The text of run.py."""
+def program(module: str) -> str:
+    """The text of a module of `board` that is run, as "run": all of it, and what it needs of the others."""
     parts: dict[str, Part] = {}
-    entry = _part(ENTRY, parts)
+    entry = _part(f"board.{module}", parts)
+    entry.whole = True
     for name in entry.bound:
         _want(entry, name, parts)
-    order = _in_order(ENTRY, parts, [])
+    order = _in_order(entry.name, parts, [])
     chosen = {part.name: [one for one in part.statements if _goes_in(part, one)] for part in order}
     _check_apart(order)
     used = {name for part in order for one in chosen[part.name] for name in _names(one)}
@@ -72,7 +73,7 @@ def _part(name: str, parts: dict[str, Part]) -> Part:
         elif isinstance(one, ast.If) and ast.unparse(one.test) == "TYPE_CHECKING":
             for line in one.body:
                 _imported(part, line, part.typing)
-        elif not (isinstance(one, ast.If) and name != ENTRY):  # the others' own command lines stay out
+        else:
             part.statements.append(one)
             part.bound |= dict.fromkeys(_binds(one), one)
     return part
@@ -140,7 +141,7 @@ def _goes_in(part: Part, one: ast.stmt) -> bool:
     if isinstance(one, ast.Expr):  # the sentence below a constant goes with it
         before = part.statements[part.statements.index(one) - 1] if part.statements.index(one) else one
         return before is not one and _goes_in(part, before)
-    return part.name == ENTRY
+    return part.whole
 
 
 def _check_apart(order: list[Part]) -> None:
@@ -149,7 +150,7 @@ def _check_apart(order: list[Part]) -> None:
     for part in order:
         for name in sorted(part.wanted):
             if name in owner:
-                raise ValueError(f"run.py is one file, {name} is defined in {owner[name]} and in {part.name}")
+                raise ValueError(f"a program is one file, {name} is defined in {owner[name]} and in {part.name}")
             owner[name] = part.name
 
 

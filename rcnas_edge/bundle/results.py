@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rcnas_edge.board.bundle import BUNDLE
-from rcnas_edge.board.measure import Timing
+from rcnas_edge.board.timing import Timing
 from rcnas_edge.errors import InputError
 from rcnas_edge.profile.bounds import (
     MOST_THREADS,

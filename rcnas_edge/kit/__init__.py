@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rcnas_edge import __version__
-from rcnas_edge.board import measure as board
+from rcnas_edge.board.kit import KIT
+from rcnas_edge.bundle.program import program
 from rcnas_edge.checkpoint import ZIP_DATE, write_whole
 from rcnas_edge.errors import InputError
 from rcnas_edge.measure.planning import copies_of, ordered, plan, timed_part
@@ -111,7 +112,7 @@ def write_kit(
         with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
             content.archive = archive
             manifest = {
-                "kit": board.KIT,
+                "kit": KIT,
                 "made_by": f"rcnas-edge {__version__}",
                 "cover": dict(cover or {}),
                 "threads": list(threads),
@@ -123,7 +124,7 @@ def write_kit(
                 "files": content.hashes,
             }
             content.text("manifest.json", json.dumps(manifest))
-            content.text("measure.py", _packaged("board", "measure.py"))
+            content.text("measure.py", program("measure"))
             content.text("measure_tensorrt.py", _packaged("board", "tensorrt.py"))
             content.text("__main__.py", "import sys\n\nimport measure\n\nsys.exit(measure.main())\n")
             content.text("README.txt", _packaged("assets", "kit", "README.txt"))

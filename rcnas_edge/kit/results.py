@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rcnas_edge.board import measure as board
-from rcnas_edge.board.measure import Timing
+from rcnas_edge.board.timing import Timing
 from rcnas_edge.errors import InputError
 from rcnas_edge.kit import CHECK, FIT, rows_digest
 from rcnas_edge.measure.planning import timed_part

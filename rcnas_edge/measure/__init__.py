@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from rcnas_edge.board.measure import STEADY, block_of
+from rcnas_edge.board.layout import block_of
+from rcnas_edge.board.timing import STEADY
 from rcnas_edge.errors import InputError
 from rcnas_edge.measure.calibration import Pair, agreement, fit
 from rcnas_edge.measure.planning import copies_of, ordered, plan, timed_part

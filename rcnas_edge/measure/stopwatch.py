@@ -1,7 +1,7 @@
 """Times specimens and whole networks on this machine for a latency table: short samples, held against a reference.
 
 A table has hundreds of rows, so none can have the seconds of a final number. Each sample is taken in turns with a fixed
-reference kernel; a machine that slows down slows both, and the ratio stands. The samples are those of `board.measure`.
+reference kernel; a machine that slows down slows both, and the ratio stands. The samples are those of `board.timing`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rcnas_edge.board.measure import Pace, difference, network_ms
+from rcnas_edge.board.timing import Pace, difference, network_ms
 from rcnas_edge.measure.rowgraph import graph_of
 from rcnas_edge.measure.specimen import specimen
 from rcnas_edge.measure.timing import reference_model, session_runner

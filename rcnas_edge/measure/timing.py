@@ -3,7 +3,7 @@
 What is timed is what `deploy` runs: ONNX Runtime's CPU provider, batch 1, one call at a time, all graph
 optimisations. Denormals are left as they are: the runtime's option to flush them acts once per process, for whoever
 opens the first session, so a timing that relied on it would not be that of the shipped network. How it is timed stands
-in `board.measure`, which a board without this package runs too.
+in `board.timing`, which a board without this package runs too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rcnas_edge.board import measure as board
-from rcnas_edge.board.measure import Runner, Timing
+from rcnas_edge.board import timing as protocol
+from rcnas_edge.board.timing import Runner, Timing
+from rcnas_edge.board.words import Refused
 from rcnas_edge.errors import InputError
 from rcnas_edge.measure.rowgraph import graph_of
 from rcnas_edge.measure.specimen import specimen
@@ -55,7 +56,7 @@ def time_model(
     """
     return time_runs(
         lambda: session_runner(model, threads),
-        runtime=f"{machine()['runtime']}, {board.HOW}",
+        runtime=f"{machine()['runtime']}, {protocol.HOW}",
         provider="CPUExecutionProvider",
         threads=threads,
         seconds=seconds,
@@ -81,7 +82,7 @@ def time_runs(
         raise InputError(
             f"a timing takes seconds > 0, sessions >= 1 and threads >= 1, got {seconds}, {sessions} and {threads}"
         )
-    return board.time_runs(
+    return protocol.time_runs(
         open_runner,
         session_runner(reference_model(), threads),
         runtime=runtime,
@@ -97,8 +98,8 @@ def time_runs(
 def session_runner(model: bytes | str | Path, threads: int) -> Runner:
     """An open session with an image to run it on; InputError for a model that does not load or takes no image."""
     try:
-        return board.session_runner(model, threads)
-    except board.Refused as error:
+        return protocol.session_runner(model, threads)
+    except Refused as error:
         raise InputError(str(error)) from error
 
 
@@ -107,8 +108,8 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """A session as `deploy` opens it; `optimised` also writes the graph that the runtime makes of the model."""
     try:
-        return board.open_session(model, threads, optimised=optimised)
-    except board.Refused as error:
+        return protocol.open_session(model, threads, optimised=optimised)
+    except Refused as error:
         raise InputError(str(error)) from error
 
 
@@ -128,5 +129,5 @@ def pace_model() -> bytes:
 
 
 def layout_probe() -> bytes:
-    """A model whose optimised graph shows how the runtime lays out a convolution (`board.measure.block_of`)."""
+    """A model whose optimised graph shows how the runtime lays out a convolution (`board.layout.block_of`)."""
     return graph_of(specimen(("conv", "blocked", 3, 1, 1, 8, 8, 32, 4), 1)).SerializeToString()

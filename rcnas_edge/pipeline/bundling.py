@@ -19,7 +19,7 @@ import numpy as np
 
 from rcnas_edge import __version__
 from rcnas_edge.board.bundle import BLANK, BUNDLE, MANIFEST, PACE, REFERENCE, REPLAY, Bundle, sealed
-from rcnas_edge.board.measure import Refused
+from rcnas_edge.board.words import Refused
 from rcnas_edge.bundle.program import program
 from rcnas_edge.bundle.readme import readme
 from rcnas_edge.bundle.replay import FOLDER, Stored, stored, write_arrays
@@ -106,7 +106,7 @@ def manifest_values(
         "margin": LEVELS[setting.level].margin,
         "artefacts": [_about(artefact, files, told[name], setting) for name, artefact in files.items()],
         **{key: values[key] for key in TOLD},
-        "program": hashlib.sha256(program().encode()).hexdigest(),
+        "program": hashlib.sha256(program("run").encode()).hexdigest(),
     }
 
 
@@ -202,7 +202,7 @@ def write_bundle(folder: Path, contents: Contents) -> None:
     for name, artefact in contents.artefacts.items():
         artefact.check()
         shutil.copyfile(artefact.path, folder / name)
-    (folder / "run.py").write_text(program(), encoding="utf-8")
+    (folder / "run.py").write_text(program("run"), encoding="utf-8")
     (folder / PACE).write_bytes(pace_model())
     logits = {f"logits/{name}": ask(contents.images) for name, ask in contents.predicts.items()}
     write_arrays(folder / REFERENCE, {"images": contents.images, **logits})

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from rcnas_edge.board.measure import processor
+from rcnas_edge.board.machine import processor
 from rcnas_edge.errors import InputError
 from rcnas_edge.profile import format as profile_format
 from rcnas_edge.profile import plugins as profile_plugins
