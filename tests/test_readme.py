@@ -22,7 +22,7 @@ TESTS = (
 )
 PROGRAM = "import sys; from rcnas_edge.cli import main; sys.exit(main())"
 """What the installed script runs; so the tests need no script on the path."""
-SHORT = f"from rcnas_edge import prepare; prepare.SAMPLED_NETWORKS, prepare.TIMING_SECONDS = 6, 0.3; {PROGRAM}"
+SHORT = f"from rcnas_edge.pipeline import prepare; prepare.SAMPLED_NETWORKS, prepare.TIMING_SECONDS = 6, 0.3; {PROGRAM}"
 """The same where this machine's table is of few networks, which takes seconds instead of most of a minute."""
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]+\b|\.\.\.|<|:factory|\[")
 """A word that the reader has to replace."""
