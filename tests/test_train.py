@@ -107,6 +107,7 @@ def test_training_makes_a_network_robust(digits, name):
     assert after[1] > 0.4
     assert fitted.best.robust == max(epoch.robust for epoch in fitted.history)
     assert not model.training
+    assert all(weight.is_contiguous() for weight in model.parameters()), "a file of tensors takes no other layout"
 
 
 def test_a_resumed_training_equals_the_unbroken_one(digits, tmp_path):

@@ -108,6 +108,7 @@ def fit(
         if progress is not None:
             progress(done, recipe.epochs)
     network.load_state_dict(run.best)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return Fitted(tuple(run.history), run.best_epoch)
 
