@@ -115,6 +115,8 @@ class Chain:
                 out = self.desk / asked[asked.index("--out") + 1]
                 for left in ("report.json", "report.html", "artefacts/model.onnx", "bundle/run.py"):
                     assert (out / left).is_file(), f"{left} is missing: {told}"
+                if "--measure-command" in asked:
+                    assert list((out / "boards").glob("*.json")), f"the board was not measured: {told}"
             return code, told
         if program == "python3" and folder == self.desk and words[1].endswith(".py"):
             return self._inside(lambda: _script(self.desk / words[1]))
@@ -160,6 +162,8 @@ class Chain:
             assert re.search(pattern, " ".join(told.split())), f"the page says {step.refusal!r}, it said: {told}"
         if OF_NVIDIA in step.marks and code == 2:
             assert "error: " in told, told
+            assert "usage: " not in told.lower(), f"a step that ends so wherever it is run: {told}"
+            assert re.search("tensorrt|engine|CUDA|GPU", told), told
         elif step.code is not None:
             assert code == step.code, f"exit code {code}, the page says {step.code}: {told}"
         else:

@@ -115,6 +115,7 @@ def smoke(words: Sequence[str], page: str) -> list[str]:
         small["--max-macs"] = "70%"  # of the teacher of the tests, which is small itself
     if "--list-recipes" in found:
         small = {}
-    if found[-1] == "--dry-run" or "--dry-run" in found:
-        small = {flag: value for flag, value in small.items() if flag in KEPT_IN_A_PLAN}
+    if "--dry-run" in found:
+        here = "host" in found  # whether a share of a latency can be met depends on the machine
+        small = {flag: value for flag, value in small.items() if flag in KEPT_IN_A_PLAN or here and flag in WHERE_GIVEN}
     return smaller(found, small)

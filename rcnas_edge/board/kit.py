@@ -11,12 +11,9 @@ import zipfile
 import zlib
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rcnas_edge.board.words import Refused
-
-if TYPE_CHECKING:
-    pass
 
 KIT = 1
 """Version of the kit's manifest and of results.json; raised when either, or a specimen, changes."""

@@ -6,9 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcnas_edge.board.timing import (
-    open_session,
-)
+from rcnas_edge.board.timing import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,12 +27,7 @@ from rcnas_edge.board.kit import KIT, Kit, Results, now
 from rcnas_edge.board.layout import block_of
 from rcnas_edge.board.machine import machine
 from rcnas_edge.board.session import measure
-from rcnas_edge.board.timing import (
-    HOW,
-    Runner,
-    session_runner,
-    time_runs,
-)
+from rcnas_edge.board.timing import HOW, Runner, session_runner, time_runs
 from rcnas_edge.board.words import INTERRUPTED, Refused, seconds_of, tell
 
 if TYPE_CHECKING:

@@ -9,12 +9,7 @@ import numpy as np
 
 from rcnas_edge.board.kit import Kit, Results
 from rcnas_edge.board.machine import watch
-from rcnas_edge.board.timing import (
-    STEADY,
-    Pace,
-    difference,
-    network_ms,
-)
+from rcnas_edge.board.timing import STEADY, Pace, difference, network_ms
 from rcnas_edge.board.words import Line, in_words, tell
 
 if TYPE_CHECKING:

@@ -6,10 +6,6 @@ import math
 import re
 import sys
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 INTERRUPTED = 130
 

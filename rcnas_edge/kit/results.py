@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnas_edge.board import measure as board
+from rcnas_edge.board.kit import KIT
 from rcnas_edge.board.timing import Timing
 from rcnas_edge.errors import InputError
 from rcnas_edge.kit import CHECK, FIT, rows_digest
@@ -129,8 +129,8 @@ def _results(values: object) -> Results:
         )
     names = ("results", "kit", "runtime", "machine", "pairs", "networks", "threads", "models")
     found = check_table("results", values, names, REMEASURE)
-    if found["results"] != board.KIT:
-        raise refuse("the version of results", f"{board.KIT} here", found["results"], REMEASURE)
+    if found["results"] != KIT:
+        raise refuse("the version of results", f"{KIT} here", found["results"], REMEASURE)
     kit = check_table("kit", found["kit"], ("digest", "made_by", "cover"), REMEASURE)
     check_words("kit digest", kit["digest"])
     check_words("kit made_by", kit["made_by"])

@@ -272,7 +272,7 @@ def _over(pool: ProcessPoolExecutor, work: Callable[[Job], Studied], jobs: Seque
         return list(pool.map(work, jobs))
     except BrokenProcessPool as error:
         raise TrainingError(
-            "a process that searched a task of meta-training ended at once, killed or out of memory: the same command "
+            "a process that searched a task of meta-training ended suddenly, killed or out of memory: the same command "
             "goes on after the last whole round, with fewer --workers where memory is short"
         ) from error
 
