@@ -116,6 +116,7 @@ def smoke(words: Sequence[str], page: str) -> list[str]:
     if "--list-recipes" in found:
         small = {}
     if "--dry-run" in found:
-        here = "host" in found  # whether a share of a latency can be met depends on the machine
-        small = {flag: value for flag, value in small.items() if flag in KEPT_IN_A_PLAN or here and flag in WHERE_GIVEN}
+        # whether a share of this machine's latency can be met depends on the machine
+        kept = (*KEPT_IN_A_PLAN, *(WHERE_GIVEN if "host" in found else ()))
+        small = {flag: value for flag, value in small.items() if flag in kept}
     return smaller(found, small)
