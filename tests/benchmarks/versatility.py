@@ -199,7 +199,8 @@ def draw_curves(curves: Mapping[str, np.ndarray], asked: argparse.Namespace, set
     axes.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes.set_xlabel("networks judged")
     axes.set_ylabel("best robust accuracy, judge, %")
-    words = f"{setting.data.name}, {setting.config.name}, {asked.curve_budget} of its MACs, {len(asked.seeds)} seeds"
+    seeds = f"{len(asked.seeds)} seeds" if len(asked.seeds) > 1 else f"seed {asked.seeds[0]}"
+    words = f"{setting.data.name}, {setting.config.name}, {asked.curve_budget} of its MACs, {seeds}"
     axes.set_title(words, fontsize=10)
     figure.legend(frameon=False, loc="lower center", ncols=len(curves))
     figure.tight_layout(rect=(0, 0.07, 1, 1))
