@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from rcnas_edge.attacks import Threat, pgd, set_fast_float
+from rcnas_edge.attacks import Threat, pgd
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
+from rcnas_edge.process import prepare_process
 
 IMAGES = 512
 """Images that a model is calibrated on, unless it is said otherwise."""
@@ -61,7 +62,7 @@ def calibration_images(
     """
     if count < 2:
         raise InputError(f"a calibration takes at least 2 images, one clean and one adversarial, got {count}")
-    set_fast_float()
+    prepare_process()
     chosen = np.random.default_rng(seed).permutation(len(data.train))[:count]
     split = data.train.take(chosen)
     images, labels = split.floats(), torch.from_numpy(split.labels)

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rcnas_edge.attacks import Threat, pgd, set_fast_float
+from rcnas_edge.attacks import Threat, pgd
 from rcnas_edge.cost import Budget, Cost, Limit, costs_of, resolve_all
 from rcnas_edge.data import Dataset, load_dataset
 from rcnas_edge.embedding import task_vector
 from rcnas_edge.errors import InputError
 from rcnas_edge.nets import Family, NetworkConfig, family
+from rcnas_edge.process import prepare_process
 from rcnas_edge.profile import Profile, Target
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.space import Architecture, Space
@@ -77,7 +78,7 @@ class Task:
 
 def open_task(setting: TaskSetting) -> Task:
     """Resolve every name of a setting; InputError for the first that cannot be."""
-    set_fast_float()
+    prepare_process()
     limits = {
         target: tuple(Limit.parse(quantity, text) for quantity, text in setting.limits_of(target.profile).items())
         for target in setting.targets

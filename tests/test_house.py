@@ -39,6 +39,7 @@ ROOMS = {
     "errors": Room(0, also=("reading",), never=("torch", "numpy")),
     "space": Room(0, never=("torch",)),
     "quiet": Room(0, never=("torch", "numpy")),
+    "process": Room(0),
     "board": Room(0, never=("torch", "onnx")),
     "attacks": Room(1, never=("nets", "data", "train")),
     "evaluate": Room(1, never=("torch",)),

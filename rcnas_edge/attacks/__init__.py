@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from rcnas_edge.attacks.adversaries import Counted, Setting, names, plan, stages
-from rcnas_edge.attacks.threat import Threat, frozen, full_precision, pgd, set_fast_float
+from rcnas_edge.attacks.threat import Threat, frozen, full_precision, pgd
 from rcnas_edge.errors import InputError, UncheckedError
 
-__all__ = ["AttackResult", "Counted", "Threat", "attack", "headline", "names", "pgd", "set_fast_float"]
+__all__ = ["AttackResult", "Counted", "Threat", "attack", "headline", "names", "pgd"]
 
 logger = logging.getLogger(__name__)
 

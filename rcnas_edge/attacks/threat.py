@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
 import re
@@ -160,25 +159,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-@functools.cache
-def set_fast_float() -> bool:
-    """Flush denormal numbers to zero in this process: call it before torch computes anything.
-
-    Gradients of well-fitted examples are denormal, and a CPU computes those many times slower. The switch acts on
-    the calling thread, and torch's worker threads inherit it only when they start, at the first parallel operation.
-    Returns whether every worker flushes; if some started before, a warning says so, and results stay right, only
-    slower.
-    """
-    if not torch.set_flush_denormal(True):
-        logger.warning("this CPU cannot flush denormal numbers: attacks will be slower")
-        return False
-    tiny = torch.full((1 << 20,), 1e-30) * 1e-10
-    if torch.count_nonzero(tiny):
-        logger.warning("torch's worker threads started before set_fast_float and do not flush denormals: call it first")
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from rcnas_edge.attacks import Threat
-from rcnas_edge.attacks.threat import set_fast_float
 from rcnas_edge.checkpoint import write_json, write_whole
 from rcnas_edge.data import Dataset, load_dataset
 from rcnas_edge.errors import InputError
@@ -20,6 +19,7 @@ from rcnas_edge.pipeline.feed import Feed
 from rcnas_edge.pipeline.foreign import OnnxFile, open_file
 from rcnas_edge.pipeline.outcome import versions
 from rcnas_edge.pipeline.trial import try_file
+from rcnas_edge.process import prepare_process
 from rcnas_edge.report.html import document
 from rcnas_edge.report.markup import element
 from rcnas_edge.report.verdict import artefacts
@@ -65,7 +65,7 @@ def verify_file(model: Path, setting: FileSetting, out: Path | None, console: Co
         raise InputError(f"--level is one of {', '.join(LEVELS)}, got {setting.level!r}")
     if not 0 <= setting.seed < 2**31:
         raise InputError(f"--seed is between 0 and 2147483647, got {setting.seed}")
-    set_fast_float()
+    prepare_process()
     gates = Gates(setting.min_robust, setting.max_robust_drop)
     feed = Feed.parse(layout=setting.layout, input_range=setting.input_range, mean=setting.mean, std=setting.std)
     data = load_dataset(

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from rcnas_edge.agent import ASSETS, NO_AGENT, SHIPPED, Agent, write_agent
-from rcnas_edge.attacks import set_fast_float
 from rcnas_edge.buffers import Buffers, MetaTask, read_buffers
 from rcnas_edge.checkpoint import digest_of, pack, read_state, unpack, write_state, write_whole
 from rcnas_edge.cost import costs_of
@@ -34,6 +33,7 @@ from rcnas_edge.pipeline.prepare import check_profile, device_profile, open_benc
 from rcnas_edge.pipeline.run import Run
 from rcnas_edge.pipeline.searching import short_judge
 from rcnas_edge.pipeline.teach import TeacherSetting, train_teacher
+from rcnas_edge.process import prepare_process
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.judge import TrainedJudge
 from rcnas_edge.search.meta import UPDATES, Job, MetaConfig, MetaTraining, Studied, configuration, map_jobs
@@ -147,7 +147,7 @@ def meta_train(setting: MetaSetting, out: Path, console: Console) -> Agent:
     a round start from the same weights, every random number has its place, and each task computes in one thread.
     """
     buffers = setting.buffers
-    set_fast_float()
+    prepare_process()
     run = Run(out)
     with run.locked(), one_thread():
         opener = Opener(out, buffers.family, buffers.judge_epochs, buffers.teacher_epochs, setting.seed, setting.device)
@@ -278,5 +278,5 @@ def _over(pool: ProcessPoolExecutor, work: Callable[[Job], Studied], jobs: Seque
 
 
 def _begin_worker() -> None:
-    set_fast_float()
+    prepare_process()
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rcnas_edge.attacks import Threat, set_fast_float
+from rcnas_edge.attacks import Threat
 from rcnas_edge.checkpoint import NETWORK, digest_of, read_checkpoint, write_checkpoint
 from rcnas_edge.data import Dataset, load_dataset
 from rcnas_edge.errors import InputError
@@ -19,6 +19,7 @@ from rcnas_edge.pipeline.console import Console
 from rcnas_edge.pipeline.fitting import tell_epoch
 from rcnas_edge.pipeline.flags import FLAGS, attacked_flags, flags_depend, read_flags, test_indices, write_flags
 from rcnas_edge.pipeline.run import Run
+from rcnas_edge.process import prepare_process
 from rcnas_edge.task import open_device
 from rcnas_edge.train.fit import fit, write_history
 from rcnas_edge.train.recipe import recipe
@@ -75,7 +76,7 @@ def teach(setting: TeacherSetting, out: Path, console: Console) -> tuple[Rate, R
 
 def train_teacher(setting: TeacherSetting, out: Path, console: Console) -> tuple[Dataset, Threat]:
     """Train a teacher into the folder `out`, without attacking it; returns what it was trained on."""
-    set_fast_float()
+    prepare_process()
     device = open_device(setting.device)
     data = load_dataset(
         setting.dataset,

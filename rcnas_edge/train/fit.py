@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rcnas_edge.attacks import Threat, set_fast_float
+from rcnas_edge.attacks import Threat
 from rcnas_edge.checkpoint import read_state, write_state, write_whole
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import DivergedError
+from rcnas_edge.process import prepare_process
 from rcnas_edge.train.batches import Batches, as_float, seeded
 from rcnas_edge.train.compiling import pays
 from rcnas_edge.train.crafting import attack_of_epoch
@@ -93,7 +94,7 @@ def fit(
     if recipe.distils and teacher is None:
         raise ValueError(f"the recipe {recipe.name} distils, so it needs a teacher")
     device = torch.device(device)
-    set_fast_float()
+    prepare_process()
     if compiled is None:
         example = torch.zeros(1, *data.image, device=device)
         compiled = pays(network.to(device), example, recipe, len(data.train))

@@ -24,9 +24,10 @@ import torchattacks
 from machine import machine, show
 from torch import Tensor, nn
 
-from rcnas_edge.attacks import Threat, headline, set_fast_float
+from rcnas_edge.attacks import Threat, headline
 from rcnas_edge.data import load_dataset
 from rcnas_edge.evaluate import Rate
+from rcnas_edge.process import prepare_process
 from rcnas_edge.teacher import open_teacher
 
 STEPS, TARGETS, QUERIES = 100, 9, 5000
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     asked = parser.parse_args()
-    set_fast_float()
+    prepare_process()
     data = load_dataset(asked.dataset, root=asked.data_root)
     teacher = open_teacher(asked.teacher, None, data)
     threat = Threat.parse(asked.threat or data.threat)

@@ -23,11 +23,11 @@ import torch
 from machine import machine, show
 from torch import nn
 
-from rcnas_edge.attacks import set_fast_float
 from rcnas_edge.calibrating import calibration_images
 from rcnas_edge.checkpoint import Checkpoint, read_checkpoint
 from rcnas_edge.export import Artefact, export_in, exporter, facts
 from rcnas_edge.measure.timing import session_runner, time_model
+from rcnas_edge.process import prepare_process
 from rcnas_edge.reimport import reimport
 from rcnas_edge.setting import TaskSetting
 from rcnas_edge.task import Task, open_task
@@ -56,7 +56,7 @@ def main() -> None:
     )
     checkpoint = read_checkpoint(asked.checkpoint)
     print(machine())
-    set_fast_float()
+    prepare_process()
     models = {"fp32": checkpoint.build()[0], "int8": checkpoint.build()[0]}
     if asked.qat_epochs:
         models[f"int8, {asked.qat_epochs} epochs"] = _fine_tuned(checkpoint, task, asked)

@@ -29,11 +29,11 @@ from machine import machine, show
 from torch import nn
 
 from rcnas_edge.attacks import Threat, headline, pgd
-from rcnas_edge.attacks.threat import set_fast_float
 from rcnas_edge.data import load_dataset
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.pipeline.feed import Feed
 from rcnas_edge.pipeline.foreign import open_file
+from rcnas_edge.process import prepare_process
 from rcnas_edge.verify.subject import Predict
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder that keeps what attacks left: a killed run goes on")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    set_fast_float()
+    prepare_process()
     print(machine())
     print(
         f"attacked: the first {asked.images} test images, seed {asked.seed}, {asked.square_queries} queries of Square"

@@ -23,7 +23,7 @@ from torch import nn
 
 import rcnas_edge.search
 from rcnas_edge.agent import Agent, find_agent
-from rcnas_edge.attacks import Threat, headline, set_fast_float
+from rcnas_edge.attacks import Threat, headline
 from rcnas_edge.checkpoint import (
     NETWORK,
     digest_of,
@@ -39,6 +39,7 @@ from rcnas_edge.data import Dataset, load_dataset, stratified
 from rcnas_edge.evaluate import worst_case
 from rcnas_edge.nets import Family, NetworkConfig, family
 from rcnas_edge.pipeline.searching import short_judge
+from rcnas_edge.process import prepare_process
 from rcnas_edge.profile import Target, load_profile
 from rcnas_edge.search import strategy
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
@@ -131,7 +132,7 @@ class RealSetting:
     """The live setting: data, teacher, task, and everything that is done to students, each kept in a cell."""
 
     def __init__(self, asked: argparse.Namespace) -> None:
-        set_fast_float()
+        prepare_process()
         self.asked = asked
         self.cells = Cells(asked.work)
         self.device = open_device(asked.device)
