@@ -198,7 +198,7 @@ def tell(setting: RealSetting, asked: argparse.Namespace) -> None:
     )
     first = next((arm for arm in ("rc-nas", AGENT) if arm in arms), None)
     pairs = [(first, other) for other in arms if first and other != first]
-    pairs += [(AGENT, "random")] if AGENT in arms and "random" in arms and first != AGENT else []
+    pairs += [(AGENT, other) for other in arms if AGENT in arms and first != AGENT and other not in (first, AGENT)]
     show(
         "robust accuracy, first minus second on the same images, per seed",
         ("first", "second", "seed", "difference, points [95 %], McNemar"),
