@@ -23,7 +23,8 @@ from rcnas_edge.profile import Target
 from rcnas_edge.search import STRATEGIES, strategy
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.evolution import EvolutionConfig, EvolutionSearch
-from rcnas_edge.search.scaling import RobustScaling, ScalingConfig, UniformScaling, robust_shares, walk
+from rcnas_edge.search.policy import PolicyConfig, PolicySearch
+from rcnas_edge.search.scaling import RobustScaling, ScalingConfig, UniformScaling, by_rule, robust_shares, walk
 from rcnas_edge.space import Architecture, Gene, named
 
 LIMITS = (("macs", 0.7), ("params", 0.8))
@@ -333,13 +334,14 @@ def test_a_space_without_stages_is_refused_with_what_works_there() -> None:
         assert strategy(name, bench, CountingJudge(bench.space, rule=lambda key: 0.5)).step()
 
 
+class Stride(ToyBench):
+    """Only the stride of the stem is paid for."""
+
+    def cost(self, architecture: Architecture) -> Cost:
+        return Cost(macs=[100, 40][architecture.picks[0]], params=1, size=4, memory=8)
+
+
 def test_a_line_that_passes_all_that_fits_by_is_refused() -> None:
-    class Stride(ToyBench):
-        """Only the stride of the stem is paid for."""
-
-        def cost(self, architecture: Architecture) -> Cost:
-            return Cost(macs=[100, 40][architecture.picks[0]], params=1, size=4, memory=8)
-
     bench = Stride(("macs", 0.5))
     assert CachedBench(bench).cheapest.picks[0] == 1
     for name in ("uniform", "robust-scaling"):
@@ -409,3 +411,34 @@ def test_the_tabular_benchmark_says_what_it_ran(
     with pytest.raises(SystemExit):
         tabular.main()
     assert "--column is one of ones, number, got 'none'" in capsys.readouterr().err
+
+
+# what RC-NAS takes from the rules
+
+
+@pytest.mark.parametrize("family", [pytest.param(kind, id=name) for name, kind in plugins.load_all(plugins.FAMILIES)])
+def test_rc_nas_from_scratch_judges_what_the_rules_give_first(family: Family) -> None:
+    bench = StageBench(family.space(family.network(family.default_network, **frame())), 0.4)
+    scaled = RobustScaling(bench, CountingJudge(bench.space, rule=lambda key: 0.5)).step()[0].architecture
+    search = PolicySearch(bench, CountingJudge(bench.space, rule=lambda key: 0.5))
+    narrow, second = (one.architecture for one in search.step())
+    assert second == scaled
+    options, teacher = (named(bench.space.genes, one) for one in (narrow, CachedBench(bench).start))
+    changed = {name for name in options if options[name] != teacher[name]}
+    assert changed == {name for name in options if name.endswith(".width")}
+    assert len({options[name] for name in changed}) == 1  # ratios: one for all
+    wider = [pick - (gene.name in changed) for pick, gene in zip(narrow.picks, bench.space.genes, strict=True)]
+    assert bench.fits(narrow)
+    assert not bench.fits(Architecture(tuple(wider)))
+
+
+def test_rc_nas_draws_where_no_rule_gives_a_network_or_none_is_asked() -> None:
+    wrn, stride = wrn_bench("wrn-28-10", 0.4), Stride(("macs", 0.5))
+    rules = by_rule(CachedBench(wrn))
+    assert len(rules) == 2
+    assert by_rule(CachedBench(stride)) == []
+    for bench, config in ((wrn, PolicyConfig(rules=False)), (stride, PolicyConfig())):
+        search = PolicySearch(bench, CountingJudge(bench.space, rule=lambda key: 0.5), config)
+        found = {one.architecture for one in search.step()}
+        assert len(found) == 2
+        assert not found & set(rules)

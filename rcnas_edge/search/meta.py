@@ -57,7 +57,8 @@ class MetaConfig:
     """Tasks searched against the memory after a round."""
     rehearsed: int = 16
     """Networks that the memory judges in each of them."""
-    search: PolicyConfig = field(default_factory=PolicyConfig)
+    search: PolicyConfig = field(default_factory=lambda: PolicyConfig(rules=False))
+    """Without the networks of scaling rules: a task is to show an agent what lies beside them."""
     start: PretrainConfig = field(default_factory=PretrainConfig)
     """Of the encoder before the first task."""
     lessons: PretrainConfig = field(default_factory=lambda: PretrainConfig(updates=80, costs=0.0))

@@ -4,9 +4,10 @@
 From the paper: the stage-wise encoder, one policy head per stage, several steps per episode, vanilla policy gradient
 (`encoder`, `observe`). Its algorithms and hyper-parameters are not published; ours are, all of them in this file:
 an episode is three revisions of the whole network that start at the teacher, and the last one is judged (`episodes`);
-its picks are masked to the budgets and never a network that was judged (`sampling`); a critic chooses among many
-episodes that are proposed, and among changes to the best ones by one pick (`critic`); batches of two against an
-exponential baseline; an entropy bonus; epsilon exploration; the best five episodes are imitated in every update.
+its picks are masked to the budgets and never a network that was judged (`sampling`); where nothing is known, the first
+batch is what scaling rules give (`scaling`); then a critic chooses among many episodes that are proposed, and among
+changes to the best ones by one pick (`critic`); batches of two against an exponential baseline; an entropy bonus;
+epsilon exploration; the best five episodes are imitated in every update.
 The log-probability that is learnt from is that of the policy under the budget masks: neither epsilon, nor the critic's
 choice, nor the networks left out because they were judged are in it.
 """
@@ -35,6 +36,7 @@ from rcnas_edge.search.protocol import Bench, Candidate, Judge, MapJudge, map_ju
 from rcnas_edge.search.resume import identity, require_own
 from rcnas_edge.search.reward import BUDGET, LEAST_TEACHER, REWARDS, reward_terms
 from rcnas_edge.search.sampling import generator_state, restore_generator
+from rcnas_edge.search.scaling import by_rule
 from rcnas_edge.space import Architecture
 
 ENUMERABLE = 20_000
@@ -62,6 +64,8 @@ class PolicyConfig:
     replay_weight: float = 1.0
     greedy_every: int = 5
     """Batches per greedy decode."""
+    rules: bool = True
+    """Whether a search from scratch judges first what scaling rules give (`scaling.by_rule`), and starts from there."""
     critic: bool = True
     """Whether a critic chooses among proposals; without one every draw of the policy is judged."""
     proposals: int = 64
@@ -163,10 +167,15 @@ class PolicySearch:
             episodes.append((*begun, last))
         return episodes
 
+    def _by_rule(self) -> list[Episode]:
+        """At most a batch of the networks that scaling rules give, held from the first step on."""
+        ends = [end for end in by_rule(self._bench) if self._drawing.reachable(end)]
+        return [(end,) * self.config.steps for end in ends[: self.config.batch]]
+
     def _screened(self) -> list[Episode]:
         """The proposals that the critic expects most of; as the policy draws them where it has nothing to go by."""
         if not len(self._pool) and self._memory is None:
-            return self._drawn([])
+            return self._drawn(self._by_rule() if self.config.rules else [])
         proposals = self._proposals()
         expected = self._expected(proposals)
         climbed: set[Hashable] = set()

@@ -21,7 +21,7 @@ is the width against that of a network with 16 channels in its first stage that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, final
@@ -78,7 +78,14 @@ class ScalingSearch(ABC):
                 f"the strategy {self.name} scales the depth and width genes of stages, the space "
                 f"{self._bench.space.family!r} has none: take --strategy rc-nas, evolution or random"
             )
-        self._line = self._fitting()
+        self._line = fitting(self._bench, self.line())
+        if not self._line:
+            *_, smallest = placed(self._bench, self.line())
+            raise BudgetError(
+                f"the strategy {self.name} needs one network of its line within every budget, the smallest has "
+                f"{self._bench.times_the_limits(smallest)} its limit: take --strategy rc-nas, evolution or random, or "
+                "raise a budget"
+            )
 
     @final
     def step(self) -> Sequence[Candidate]:
@@ -105,22 +112,6 @@ class ScalingSearch(ABC):
     def line(self) -> Iterator[Picks]:
         """The picks of every network of the line, the largest first, within the budgets or not."""
 
-    def _fitting(self) -> list[Architecture]:
-        """The different networks of the line that fit, in its order; BudgetError if there is none."""
-        start = smallest = self._bench.start
-        found: dict[Hashable, Architecture] = {}
-        for changed in self.line():
-            smallest = Architecture(tuple(changed.get(place, pick) for place, pick in enumerate(start.picks)))
-            if self._bench.fits(smallest):
-                found.setdefault(self._bench.key(smallest), smallest)
-        if not found:
-            raise BudgetError(
-                f"the strategy {self.name} needs one network of its line within every budget, the smallest has "
-                f"{self._bench.times_the_limits(smallest)} its limit: take --strategy rc-nas, evolution or random, or "
-                "raise a budget"
-            )
-        return list(found.values())
-
 
 class UniformScaling(ScalingSearch):
     """Every depth and width gene at the same share of its largest option."""
@@ -129,9 +120,7 @@ class UniformScaling(ScalingSearch):
 
     def line(self) -> Iterator[Picks]:
         """From all options at their largest to all at their smallest."""
-        genes = self._bench.space.genes
-        sizes = {place: _numbers(genes[place]) for place in size_genes(genes)}
-        yield from walk(sizes, {place: max(values) for place, values in sizes.items()})
+        return uniform_line(self._bench)
 
 
 class RobustScaling(ScalingSearch):
@@ -141,25 +130,69 @@ class RobustScaling(ScalingSearch):
 
     def line(self) -> Iterator[Picks]:
         """Each network of the rule with the robust block in every stage, then with the teacher's blocks."""
-        genes = self._bench.space.genes
-        places = stage_genes(genes)
-        groups = list(dict.fromkeys(genes[place].group for place in places))
-        proportions = dict(zip(("depth", "width"), robust_shares(len(groups)), strict=True))
-        sizes = stage_sizes(self._bench.space, self._bench.start)
-        shares = {place: proportions[_what(genes[place])][groups.index(genes[place].group)] for place in places}
-        largest = {place: max(sizes[place]) / shares[place] for place in places}
-        ends = {
-            place: min(largest[other] for other in places if _what(genes[other]) == _what(genes[place]))
-            for place in places
-        }
-        flags = {
-            place: gene.options.index(True)
-            for place, gene in enumerate(genes)
-            if gene.name.endswith(".robust") and any(option is True for option in gene.options)
-        }
-        for picks in walk(sizes, shares, ends):
-            yield {**picks, **flags}
-            yield picks
+        return robust_line(self._bench)
+
+
+def uniform_line(bench: CachedBench) -> Iterator[Picks]:
+    """All depth and width genes at one share of their largest options, from 1 down to the smallest."""
+    genes = bench.space.genes
+    sizes = {place: _numbers(genes[place]) for place in size_genes(genes)}
+    return walk(sizes, {place: max(values) for place, values in sizes.items()})
+
+
+def narrow_line(bench: CachedBench) -> Iterator[Picks]:
+    """The teacher with all widths at one share of its own, a width multiplier (Howard et al., arXiv 1704.04861)."""
+    genes = bench.space.genes
+    sizes = {place: _numbers(genes[place]) for place in size_genes(genes) if _what(genes[place]) == "width"}
+    return walk(sizes, {place: sizes[place][bench.start.picks[place]] for place in sizes})
+
+
+def robust_line(bench: CachedBench) -> Iterator[Picks]:
+    """The networks of RobustScaling's rule from the largest down, each with robust blocks, then the teacher's."""
+    genes = bench.space.genes
+    places = stage_genes(genes)
+    groups = list(dict.fromkeys(genes[place].group for place in places))
+    proportions = dict(zip(("depth", "width"), robust_shares(len(groups)), strict=True))
+    sizes = stage_sizes(bench.space, bench.start)
+    shares = {place: proportions[_what(genes[place])][groups.index(genes[place].group)] for place in places}
+    largest = {place: max(sizes[place]) / shares[place] for place in places}
+    ends = {
+        place: min(largest[other] for other in places if _what(genes[other]) == _what(genes[place])) for place in places
+    }
+    flags = {
+        place: gene.options.index(True)
+        for place, gene in enumerate(genes)
+        if gene.name.endswith(".robust") and any(option is True for option in gene.options)
+    }
+    for picks in walk(sizes, shares, ends):
+        yield {**picks, **flags}
+        yield picks
+
+
+def placed(bench: CachedBench, line: Iterable[Picks]) -> Iterator[Architecture]:
+    """The networks of a line; what it does not pick is as in the teacher."""
+    for changed in line:
+        yield Architecture(tuple(changed.get(place, pick) for place, pick in enumerate(bench.start.picks)))
+
+
+def fitting(bench: CachedBench, line: Iterable[Picks]) -> list[Architecture]:
+    """The different networks of a line that are within the budgets, in its order."""
+    found: dict[Hashable, Architecture] = {}
+    for architecture in placed(bench, line):
+        if bench.fits(architecture):
+            found.setdefault(bench.key(architecture), architecture)
+    return list(found.values())
+
+
+def by_rule(bench: CachedBench) -> list[Architecture]:
+    """The largest within the budgets of the teacher made narrower and of RobustScaling; none in a space without stages.
+
+    The first is what pruning channels evenly comes to.
+    """
+    if not stage_genes(bench.space.genes):
+        return []
+    lines = [fitting(bench, line(bench)) for line in (narrow_line, robust_line)]
+    return list({bench.key(line[0]): line[0] for line in lines if line}.values())
 
 
 def size_genes(genes: Sequence[Gene]) -> tuple[int, ...]:
