@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--images", type=int, default=10_000, help="test images that are attacked, the first ones")
     parser.add_argument("--square-queries", type=int, default=5000)
-    parser.add_argument("--closest", type=int, default=60, help="images that meet multi-targeted PGD too")
+    parser.add_argument("--closest", type=int, default=80, help="images that meet multi-targeted PGD too")
     parser.add_argument("--part", type=int, default=500, help="images that are attacked at a time")
     parser.add_argument("--work", type=Path, help="folder that keeps what attacks left: a killed run goes on")
     parser.add_argument("--seed", type=int, default=0)
