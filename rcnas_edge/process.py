@@ -55,8 +55,8 @@ def keep_freed_memory() -> bool:
     Every pass through a network asks for the same megabytes as the one before. Given back in between, each of their
     pages is cleared and mapped anew: a verdict of level smoke spent 48 s in the system and takes 11 s so, 119 s in all
     instead of 128 (`rcnas-edge verify` of a network of 7.07 M MACs on Fashion-MNIST, n = 256, seed 0, AMD EPYC, 2
-    cores). Returns whether it could be set: not with another C library, nor where one of
-    glibc's own environment variables says otherwise.
+    cores). Returns whether it could be set: not with another C library, nor where one of glibc's own environment
+    variables says otherwise.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in VARIABLES):
         return False

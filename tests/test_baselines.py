@@ -437,7 +437,9 @@ def test_rc_nas_draws_where_no_rule_gives_a_network_or_none_is_asked() -> None:
     rules = by_rule(CachedBench(wrn))
     assert len(rules) == 2
     assert by_rule(CachedBench(stride)) == []
-    for bench, config in ((wrn, PolicyConfig(rules=False)), (stride, PolicyConfig())):
+    excluding = wrn_bench("wrn-28-10", 0.4)
+    excluding.excluded = rules.__contains__
+    for bench, config in ((wrn, PolicyConfig(rules=False)), (stride, PolicyConfig()), (excluding, PolicyConfig())):
         search = PolicySearch(bench, CountingJudge(bench.space, rule=lambda key: 0.5), config)
         found = {one.architecture for one in search.step()}
         assert len(found) == 2

@@ -169,7 +169,7 @@ class PolicySearch:
 
     def _by_rule(self) -> list[Episode]:
         """At most a batch of the networks that scaling rules give, held from the first step on."""
-        ends = [end for end in by_rule(self._bench) if self._drawing.reachable(end)]
+        ends = [end for end in by_rule(self._bench) if self._drawing.reachable(end) and not self._pool.seen(end)]
         return [(end,) * self.config.steps for end in ends[: self.config.batch]]
 
     def _screened(self) -> list[Episode]:
