@@ -65,7 +65,7 @@ class PolicyConfig:
     greedy_every: int = 5
     """Batches per greedy decode."""
     rules: bool = True
-    """Whether a search from scratch judges first what scaling rules give (`scaling.by_rule`), and starts from there."""
+    """Whether a search from scratch, with its critic, judges first what scaling rules give (`scaling.by_rule`)."""
     critic: bool = True
     """Whether a critic chooses among proposals; without one every draw of the policy is judged."""
     proposals: int = 64
