@@ -43,7 +43,7 @@ def profile_cache(tmp_path_factory):
     LEVELS["smoke"] = replace(LEVELS["smoke"], **SMOKE)
 
     prepare.TIMING_SECONDS = searching.TIMING_SECONDS = 0.3
-    shipping.FINAL_TIMING_SECONDS = beside.FINAL_TIMING_SECONDS = 0.3
+    shipping.FINAL_TIMING_SECONDS = beside.FINAL_TIMING_SECONDS = searching.FINAL_TIMING_SECONDS = 0.3
     prepare.SAMPLED_NETWORKS = 6
     prepare.QUICK_TABLE_SECONDS = {**prepare.QUICK_TABLE_SECONDS, "int8": 10.0}
     measure.CALIBRATION, measure.CHECK = 4, 2

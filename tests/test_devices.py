@@ -248,6 +248,24 @@ def test_this_machine_is_where_a_profile_was_measured() -> None:
     assert not here.is_here(elsewhere), "a copy of the host's profile that another machine made"
 
 
+def test_a_file_is_timed_at_the_pace_that_a_profile_of_this_machine_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"covers": ["table"], "kind": "measured", **machine(), "threads": 1, "reference_ms": 0.5}
+    entries = (entry, entry | {"threads": 2, "reference_ms": 0.3}, entry | {"threads": 4, "reference_ms": "unknown"})
+    lab = Profile("lab", "v", "onnxruntime", provenance=entries)
+    other = replace(lab, provenance=(entry | {"cpu": "another", "reference_ms": 0.1},), on_first_use=True)
+    asked: dict[int, float | None] = {}
+
+    def time_model(model: Path, *, threads: int, seconds: float, pace_ms: float | None) -> str:
+        asked[threads] = pace_ms
+        return f"{threads} threads"
+
+    monkeypatch.setattr(here, "time_model", time_model)
+    profiles = {Target("lab", "fp32", threads): lab for threads in (1, 2, 4)} | {Target("other", "int8", 1): other}
+    found = here.time_on(Path("model.onnx"), profiles, seconds=1.0)
+    assert asked == {1: 0.5, 2: 0.3, 4: None}
+    assert found[Target("other", "int8", 1)] == found[Target("lab", "fp32", 1)] == "1 threads"
+
+
 def test_a_run_that_was_timed_on_another_machine_is_read_there_and_not_timed_anew() -> None:
     entry = {"covers": ["table"], "kind": "measured", **machine(), "cpu": "another"}
     lab = Profile("lab", "v", "onnxruntime", provenance=(entry,), on_first_use=True)

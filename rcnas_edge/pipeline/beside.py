@@ -20,6 +20,7 @@ from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
 from rcnas_edge.export import Artefact, exporter, precisions_of, read_artefact, sidecar
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.measure.timing import Runner, time_runs
+from rcnas_edge.pipeline.here import pace
 from rcnas_edge.pipeline.opened import Opened
 from rcnas_edge.pipeline.prepare import FINAL_TIMING_SECONDS
 from rcnas_edge.pipeline.shipping import Shipping
@@ -256,7 +257,8 @@ class Beside:
         if kind.suffix == ".onnx":
             if wanted.precision == "fp16":
                 raise UncheckedError(HALF)
-            return time_model(artefact.path, threads=threads, seconds=FINAL_TIMING_SECONDS)
+            rest = pace(self.opened.bench.profiles.values(), threads)
+            return time_model(artefact.path, threads=threads, seconds=FINAL_TIMING_SECONDS, pace_ms=rest)
         builder = known["depends"]["settings"].get("builder", wanted.format)
         image = np.random.default_rng(0).random((1, *self.opened.task.data.image), dtype=np.float32)
         provider = getattr(kind.predict(artefact), "provider", wanted.format)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rcnas_edge.cost import Cost
@@ -56,17 +56,22 @@ def time_here(model: Path, bench: Bench, *, seconds: float) -> dict[Target, Timi
                 f"a run is timed on one machine, {target} was measured on another one or with another runtime than "
                 f"{machine()['runtime']}: continue there, or take another --out"
             )
-    return time_on(model, timed(bench), seconds=seconds)
+    return time_on(model, {target: bench.profiles[target] for target in timed(bench)}, seconds=seconds)
 
 
-def time_on(model: Path, targets: Iterable[Target], *, seconds: float) -> dict[Target, Timing]:
+def time_on(model: Path, profiles: Mapping[Target, Profile], *, seconds: float) -> dict[Target, Timing]:
     """The latency of an ONNX file on targets that are this machine; those with the same threads share a timing."""
-    wanted = tuple(targets)
     by_threads = {
-        threads: time_model(model, threads=threads, seconds=seconds)
-        for threads in dict.fromkeys(target.threads for target in wanted)
+        threads: time_model(model, threads=threads, seconds=seconds, pace_ms=pace(profiles.values(), threads))
+        for threads in dict.fromkeys(target.threads for target in profiles)
     }
-    return {target: by_threads[target.threads] for target in wanted}
+    return {target: by_threads[target.threads] for target in profiles}
+
+
+def pace(profiles: Iterable[Profile], threads: int) -> float | None:
+    """ms of the reference kernel when this machine is at rest, as the profiles of it know it; None where none does."""
+    known = (profile.pace(threads) for profile in profiles if is_here(profile))
+    return min((ms for ms in known if ms is not None), default=None)
 
 
 def not_measured(target: Target, profile: Profile) -> str:

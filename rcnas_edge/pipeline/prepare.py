@@ -161,7 +161,8 @@ def teacher_costs(
         opset=task.setting.opset,
         calibration=for_timing(task.data),
     )
-    timings = time_on(path, (one for one, profile in profiles.items() if is_here(profile)), seconds=TIMING_SECONDS)
+    here = {target: profile for target, profile in profiles.items() if is_here(profile)}
+    timings = time_on(path, here, seconds=TIMING_SECONDS)
     if task.teacher.layers is not None:
         costs = costs_of(task.teacher.layers, profiles)
     else:

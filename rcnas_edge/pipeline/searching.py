@@ -17,7 +17,7 @@ from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline.here import predicted, time_here, timed
 from rcnas_edge.pipeline.opened import Opened, export_network
-from rcnas_edge.pipeline.prepare import TIMING_SECONDS, budget_table, for_timing, real_costs
+from rcnas_edge.pipeline.prepare import FINAL_TIMING_SECONDS, TIMING_SECONDS, budget_table, for_timing, real_costs
 from rcnas_edge.profile import Target
 from rcnas_edge.search import strategy
 from rcnas_edge.search.judge import TrainedJudge
@@ -30,6 +30,9 @@ from rcnas_edge.train.recipe import recipe
 JUDGE_RECIPE, JUDGE_STEPS = "rslad-fast", 5
 """The judge's short training and the steps of its inner attack. It does not follow --recipe and the other flags of the
 training, so that a trained run can be trained anew in another way after the same search."""
+
+CLOSE = 0.03
+"""Share of a latency's limit: a finalist that is nearer to it than timings repeat themselves is timed once more."""
 
 
 class Searching:
@@ -237,13 +240,26 @@ class Searching:
                 precision=self.setting.aim,
                 calibration=for_timing(task.data),
             )
-            found = time_here(path, self.opened.bench, seconds=TIMING_SECONDS)
+            found = self._timed(path)
             timings = {str(target): asdict(timing) for target, timing in found.items()}
             known = self.run.keep(f"{key}.json", depends, {"timings": timings, "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):
                 left.unlink()
         found = {target: Timing(**known["timings"][str(target)]) for target in here}
         return real_costs(self.opened.bench.costs(architecture), known["bytes"], found)
+
+    def _timed(self, path: Path) -> dict[Target, Timing]:
+        """The latencies of a file here; where one is close below its limit, the larger of that and of a longer timing.
+
+        What ships is timed anew, and should not miss by noise what its finalist kept by noise.
+        """
+        bench = self.opened.bench
+        found = time_here(path, bench, seconds=TIMING_SECONDS)
+        limits = [(one.target, one.limit) for one in bench.budgets if one.quantity == "latency" and one.target in found]
+        if not any((1 - CLOSE) * limit < found[target].p50_ms <= limit for target, limit in limits):
+            return found
+        again = time_here(path, bench, seconds=FINAL_TIMING_SECONDS)
+        return {target: max(found[target], again[target], key=lambda timing: timing.p50_ms) for target in found}
 
     @property
     def architecture(self) -> Architecture:
