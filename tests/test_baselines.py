@@ -23,6 +23,7 @@ from rcnas_edge.profile import Target
 from rcnas_edge.search import STRATEGIES, strategy
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.evolution import EvolutionConfig, EvolutionSearch
+from rcnas_edge.search.memory import Memory
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.search.scaling import RobustScaling, ScalingConfig, UniformScaling, by_rule, robust_shares, walk
 from rcnas_edge.space import Architecture, Gene, named
@@ -430,6 +431,27 @@ def test_rc_nas_from_scratch_judges_what_the_rules_give_first(family: Family) ->
     wider = [pick - (gene.name in changed) for pick, gene in zip(narrow.picks, bench.space.genes, strict=True)]
     assert bench.fits(narrow)
     assert not bench.fits(Architecture(tuple(wider)))
+
+
+def test_with_an_agent_one_network_is_the_rules_and_the_other_the_agents() -> None:
+    """The agent remembers that the smallest networks were the best: it would never begin with the rule's."""
+    bench = wrn_bench("wrn-28-10", 0.4)
+    known = CachedBench(bench)
+    generator = np.random.default_rng(0)
+    drawn = [
+        Architecture(tuple(int(generator.integers(len(gene.options))) for gene in bench.space.genes)) for _ in range(60)
+    ]
+    smaller = {one: 1.0 - bench.cost(one).macs / bench.cost(known.start).macs for one in drawn}
+    memory = Memory.of([("another task", known, smaller)]).to_tensors()
+    found = {}
+    for rules in (True, False):
+        search = PolicySearch(bench, CountingJudge(bench.space, rule=lambda key: 0.5), PolicyConfig(rules=rules))
+        search.adopt(memory | search.state_dict()["weights"])
+        found[rules] = [one.architecture for one in search.step()]
+    narrow, scaled = by_rule(known)
+    assert found[True][0] == narrow
+    assert found[True][1] == found[False][0]
+    assert not {narrow, scaled} & set(found[False])
 
 
 def test_rc_nas_draws_where_no_rule_gives_a_network_or_none_is_asked() -> None:

@@ -4,10 +4,10 @@
 From the paper: the stage-wise encoder, one policy head per stage, several steps per episode, vanilla policy gradient
 (`encoder`, `observe`). Its algorithms and hyper-parameters are not published; ours are, all of them in this file:
 an episode is three revisions of the whole network that start at the teacher, and the last one is judged (`episodes`);
-its picks are masked to the budgets and never a network that was judged (`sampling`); where nothing is known, the first
-batch is what scaling rules give (`scaling`); then a critic chooses among many episodes that are proposed, and among
-changes to the best ones by one pick (`critic`); batches of two against an exponential baseline; an entropy bonus;
-epsilon exploration; the best five episodes are imitated in every update.
+its picks are masked to the budgets and never a network that was judged (`sampling`); the first batch is what scaling
+rules give (`scaling`), or half of it with an agent, which expects something itself; then a critic chooses among many
+episodes that are proposed, and among changes to the best ones by one pick (`critic`); batches of two against an
+exponential baseline; an entropy bonus; epsilon exploration; the best five episodes are imitated in every update.
 The log-probability that is learnt from is that of the policy under the budget masks: neither epsilon, nor the critic's
 choice, nor the networks left out because they were judged are in it.
 """
@@ -65,7 +65,8 @@ class PolicyConfig:
     greedy_every: int = 5
     """Batches per greedy decode."""
     rules: bool = True
-    """Whether a search from scratch, with its critic, judges first what scaling rules give (`scaling.by_rule`)."""
+    """Whether a search with its critic judges first what scaling rules give (`scaling.by_rule`): from scratch in its
+    whole first batch, from an agent in half of it."""
     critic: bool = True
     """Whether a critic chooses among proposals; without one every draw of the policy is judged."""
     proposals: int = 64
@@ -168,14 +169,18 @@ class PolicySearch:
         return episodes
 
     def _by_rule(self) -> list[Episode]:
-        """At most a batch of the networks that scaling rules give, held from the first step on."""
+        """Of the networks that scaling rules give those that a first batch has, held from the first step on."""
+        if len(self._pool) or not self.config.rules:
+            return []
         ends = [end for end in by_rule(self._bench) if self._drawing.reachable(end) and not self._pool.seen(end)]
-        return [(end,) * self.config.steps for end in ends[: self.config.batch]]
+        room = self.config.batch if self._memory is None else self.config.batch // 2
+        return [(end,) * self.config.steps for end in ends[:room]]
 
     def _screened(self) -> list[Episode]:
         """The proposals that the critic expects most of; as the policy draws them where it has nothing to go by."""
+        chosen = self._by_rule()
         if not len(self._pool) and self._memory is None:
-            return self._drawn(self._by_rule() if self.config.rules else [])
+            return self._drawn(chosen)
         proposals = self._proposals()
         expected = self._expected(proposals)
         climbed: set[Hashable] = set()
@@ -189,10 +194,9 @@ class PolicySearch:
             fresh = {key: one for key, one in self._keyed(around).items() if key not in proposals}
             proposals |= fresh
             expected |= self._expected(fresh)
-        ranked = sorted(proposals, key=expected.__getitem__, reverse=True)
-        chosen: list[Episode] = []
-        for key in ranked:
-            if len(chosen) < self.config.batch and self._drawing.reachable(proposals[key][-1]):
+        ruled = {self._bench.key(episode[-1]) for episode in chosen}
+        for key in sorted(proposals, key=expected.__getitem__, reverse=True):
+            if key not in ruled and len(chosen) < self.config.batch and self._drawing.reachable(proposals[key][-1]):
                 chosen.append(proposals[key])
         return self._drawn(chosen)
 
