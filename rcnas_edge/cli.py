@@ -384,7 +384,12 @@ def predict(bundle: Path, images: tuple[str, ...], resize: bool, **asked: Any) -
 
 @cli.command()
 @SHIPPED
-@click.option("--seconds", default="10s", show_default=True, help="How long it is timed.")
+@click.option(
+    "--seconds",
+    default="10s",
+    show_default=True,
+    help="How long it is timed; up to three times that on a busy machine.",
+)
 @click.option("--max-latency", help="Exit code 3 if the median is above, as 2ms.")
 def bench(bundle: Path, seconds: str, max_latency: str | None, **asked: Any) -> int:
     """Time the network of a BUNDLE on this machine: median, 95th percentile, whether the machine held still."""

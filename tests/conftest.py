@@ -37,6 +37,7 @@ def profile_cache(tmp_path_factory):
     """Profiles that tests measure stay out of the user's cache."""
     folder = tmp_path_factory.mktemp("profiles")
     from rcnas_edge import measure
+    from rcnas_edge.board import timing
     from rcnas_edge.pipeline import beside, prepare, searching, shipping
     from rcnas_edge.verify import LEVELS
 
@@ -47,6 +48,7 @@ def profile_cache(tmp_path_factory):
     prepare.SAMPLED_NETWORKS = 6
     prepare.QUICK_TABLE_SECONDS = {**prepare.QUICK_TABLE_SECONDS, "int8": 10.0}
     measure.CALIBRATION, measure.CHECK = 4, 2
+    timing.PACE_SECONDS = 0.1
     before = os.environ.get("RCNAS_CACHE")
     os.environ["RCNAS_CACHE"] = str(folder)
     yield folder

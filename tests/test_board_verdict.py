@@ -141,7 +141,7 @@ def test_answers_to_other_examples_are_refused() -> None:
 def results() -> dict[str, Any]:
     """What run.py writes."""
     timing = Timing(1.0, 1.2, 300, True, "onnxruntime 9.9, batch 1", 1, "CPUExecutionProvider", 0.9, 1.1, 0.0, 0.0, 3,
-                    10.0, 0.1, 0.5)  # fmt: skip
+                    10.0, 0.1, 0.5, 0.9)  # fmt: skip
     right = np.arange(11) % 2 == 0
     return {
         "results": 1,

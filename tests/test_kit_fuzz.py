@@ -39,7 +39,7 @@ MODEL = {
     "stable": True,
 }
 NUMBERS = ("p50_ms", "p95_ms", "runs", "threads", "low_ms", "high_ms", "within", "between")
-NUMBERS += ("sessions", "seconds", "reference_ms", "load")
+NUMBERS += ("sessions", "seconds", "reference_ms", "load", "at_pace")
 
 
 @pytest.fixture(autouse=True)

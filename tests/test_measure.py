@@ -432,9 +432,11 @@ def test_a_timing_has_its_evidence(as_file: bool, tmp_path: Path) -> None:
     )
     assert 0 < timing.low_ms <= timing.p50_ms <= timing.p95_ms
     assert timing.p50_ms <= timing.high_ms
-    assert timing.runs >= 2 * 10 * 3
-    assert timing.stable == (timing.within <= 0.025 and timing.between <= 0.05)
-    assert (timing.threads, timing.sessions, timing.provider) == (1, 2, "CPUExecutionProvider")
+    assert timing.runs >= 2 * 3 * 3
+    assert not timing.stable or (timing.within <= 0.025 and timing.between <= 0.05)
+    assert 0 <= timing.at_pace <= 1
+    assert (timing.threads, timing.provider) == (1, "CPUExecutionProvider")
+    assert 2 <= timing.sessions <= 6
     assert timing.runtime.startswith("onnxruntime ")
     assert "denormals" in timing.runtime
     assert timing.reference_ms > 0

@@ -1,9 +1,16 @@
-"""What is said when no recommended network keeps the budgets once it is measured."""
+"""How finalists are timed, and what is said when none of them keeps the budgets."""
+
+from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from rcnas_edge.cost import Budget, Cost
-from rcnas_edge.pipeline.searching import _missed
+from rcnas_edge.pipeline import searching
+from rcnas_edge.pipeline.searching import Searching, _missed
 from rcnas_edge.profile import Target
 
 
@@ -26,3 +33,45 @@ def test_of_several_devices_a_missed_latency_says_where():
     budgets = [Budget(target, "latency", 0.5, "0.5ms") for target in (first, second)]
     words = _missed([{first: cost, second: replace(cost, latency=0.7)}], budgets, several=True)
     assert words == "latency on b/fp32/1 at most 0.5 ms, the least measured is 0.7 ms"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "counts", "timings"),
+    [
+        (0.90, 0.95, 0.90, 1),  # far below the limit
+        (0.98, 0.95, 0.98, 2),
+        (0.98, 1.01, 1.01, 2),  # kept by noise
+        (1.01, 0.95, 1.01, 1),  # missed: another finalist has more room
+    ],
+)
+def test_a_finalist_close_below_its_limit_is_timed_once_more_and_the_larger_counts(
+    first: float, second: float, counts: float, timings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, asked = [first, second], []
+    monkeypatch.setattr(searching, "TIMING_SECONDS", 3.0)
+    monkeypatch.setattr(searching, "FINAL_TIMING_SECONDS", 10.0)
+
+    def time_here(path: Path, bench: object, *, seconds: float) -> dict[Target, SimpleNamespace]:
+        asked.append(seconds)
+        return {Target(): SimpleNamespace(p50_ms=2.0 * left.pop(0))}
+
+    monkeypatch.setattr(searching, "time_here", time_here)
+    budgets = [Budget(Target(), "latency", 2.0, "2ms"), Budget(Target("board"), "latency", 1.9, "1.9ms")]
+    opened = SimpleNamespace(run=None, console=None, setting=None, bench=SimpleNamespace(budgets=budgets))
+    found = Searching(opened)._timed(Path("model.onnx"))
+    assert found[Target()].p50_ms == 2.0 * counts
+    assert asked == [3.0, 10.0][:timings]
+
+
+def test_one_target_that_is_close_has_every_target_timed_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = Target("a"), Target("b")
+    timings = [{targets[0]: 1.0, targets[1]: 1.98}, {targets[0]: 1.1, targets[1]: 1.9}]
+    monkeypatch.setattr(
+        searching,
+        "time_here",
+        lambda path, bench, *, seconds: {target: SimpleNamespace(p50_ms=ms) for target, ms in timings.pop(0).items()},
+    )
+    bench = SimpleNamespace(budgets=[Budget(target, "latency", 2.0, "2ms") for target in targets])
+    opened = SimpleNamespace(run=None, console=None, setting=None, bench=bench)
+    found = Searching(opened)._timed(Path("model.onnx"))
+    assert [found[target].p50_ms for target in targets] == [1.1, 1.98]

@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", default="results.json", help="file of the results; default results.json")
     parser.add_argument("--kit", help="folder or zip of the kit; default where this file is")
     parser.add_argument("--model", action="append", help="time this ONNX file instead of the kit; several times too")
-    parser.add_argument("--seconds", default="10s", help="how long a --model is timed; default 10s")
+    parser.add_argument(
+        "--seconds", default="10s", help="how long a --model is timed, or up to three times that; default 10s"
+    )
     parser.add_argument("--check", action="store_true", help="only check that the kit's files are whole")
     parser.add_argument(
         "--runtime",
@@ -170,7 +172,7 @@ def _time_model(path: Path, kit: Kit, runtime: Any, results: Results, threads: i
     results.save()
     tell(
         f"{path.name}, {threads} thread(s): p50 {timing.p50_ms:.4g} ms (95 % of turns {timing.low_ms:.4g} to "
-        f"{timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, {'stable' if timing.stable else 'UNSTABLE'}"
+        f"{timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, {timing.steadiness}"
     )
 
 

@@ -123,11 +123,12 @@ def bench(bundle: Bundle, found: Found, asked: argparse.Namespace) -> int:
         entry = {**network.about(), **timing.to_dict(), "seen": seen}
         entry["load"] = None if math.isnan(timing.load) else timing.load  # not told on Windows
         found.keep("bench", entry, "file", "threads", "provider")
-        steady = "stable" if timing.stable else "UNSTABLE: other work, clocks or heat; measure again"
+        again = "" if timing.stable else ": other work, clocks or heat; measure again"
         heat = "; THROTTLED by heat or supply" if seen.get("throttled") else ""
         say(
             f"{network.file}, {network.runtime}, {network.threads} thread(s): p50 {timing.p50_ms:.4g} ms (95 % of "
-            f"turns {timing.low_ms:.4g} to {timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, {steady}{heat}"
+            f"turns {timing.low_ms:.4g} to {timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, "
+            f"{timing.steadiness}{again}{heat}"
         )
         if limit is not None and timing.p50_ms > limit:
             say(f"p50 {timing.p50_ms:.4g} ms is above the {limit:g} ms of --max-latency")
@@ -253,7 +254,11 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, .npy, or with Pillow any image file")
             command.add_argument("--resize", action="store_true", help="scale images of another size, cut the centre")
         elif name == "bench":
-            command.add_argument("--seconds", default="10s", help="how long it is timed; default 10s")
+            command.add_argument(
+                "--seconds",
+                default="10s",
+                help="how long it is timed, or up to three times that; default 10s",
+            )
             command.add_argument("--max-latency", help="exit code 3 if the median is above, as 2ms")
         elif name == "build-engine":
             command.add_argument(

@@ -15,7 +15,7 @@ import numpy as np
 from rcnas_edge.board.words import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import onnxruntime
 
@@ -38,7 +38,8 @@ class Runner:
 
     def times_for(self, seconds: float) -> np.ndarray:
         """ms of each run that fits in a time, at least three; the clock is asked after every third."""
-        found, end = [self.times(3)], self.clock() + 1e9 * seconds
+        end = self.clock() + 1e9 * seconds
+        found = [self.times(3)]
         while self.clock() < end:
             found.append(self.times(3))
         return np.concatenate(found)
@@ -86,17 +87,66 @@ def session_runner(model: bytes | str | Path, threads: int) -> Runner:
     return Runner(partial(session.run, None, {feeds[0].name: image}))
 
 
+# The machine's pace
+
+AT_PACE = 1.1
+"""A turn is at the machine's pace if the reference kernel takes at most this much of its time at rest around it."""
+QUICKEST = 5
+"""Percentile of the reference kernel's timings that is taken for its time at rest."""
+REFERENCE_RUNS, REFERENCE_SECONDS = 20, 0.002
+"""Runs of the reference kernel at a time: so many, fewer where they would take longer than this."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """ms of the runs of each thing that is timed, and of the reference kernel right before and right after."""
+
+    runs: list[np.ndarray]
+    before: float
+    after: float
+
+    @property
+    def slower(self) -> float:
+        """By this the turn is at the machine's pace, or not."""
+        return max(self.before, self.after)
+
+
+class Reference:
+    """A small kernel that says how fast the machine runs.
+
+    A processor that is shared slows everything down by a third, for moments of 20 ms to a second or for most of a
+    minute, and a large network by more than a small one: what was timed then cannot be put right by a factor.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        runner.warm(0.2, 20)
+        self.runner = runner
+        once = float(np.median(runner.times(5))) / 1e3
+        self.runs = int(np.clip(REFERENCE_SECONDS / once, 3, REFERENCE_RUNS))
+
+    def ms(self) -> float:
+        """What it takes now."""
+        return float(np.percentile(self.runner.times(self.runs), 20))
+
+    def turns(self, *works: Callable[[], np.ndarray]) -> Iterator[Turn]:
+        """Turn after turn of what these give (ms of each run), with the reference in between."""
+        before = self.ms()
+        while True:
+            runs = [work() for work in works]
+            after = self.ms()
+            yield Turn(runs, before, after)
+            before = after
+
+
 # Short samples, for the many rows of a table
 
-TURNS, RUNS_PER_TURN, TURN_SECONDS = 4, 20, 0.01
-PACE_SECONDS, RECENT = 0.5, 100
+TURNS, MOST_TURNS = 4, 32
+"""Of a sample: at the machine's pace, and at most until there are so many."""
+RUNS_PER_TURN, TURN_SECONDS = 20, 0.01
+PACE_SECONDS, RECENT = 2.0, 400
 """How long the pace is taken at first, and how many timings of the reference kernel say what it is now."""
 STEADY = 0.05
 """Spread of the reference kernel above which a measurement is called unstable."""
-AT_PACE = 1.1
-"""Times its pace that the reference kernel takes at most before and after a turn that counts."""
-PATIENCE = 3
-"""Times the turns, or sessions, that are wanted, at most, while the machine is slower than it can be."""
 
 
 class Pace:
@@ -107,50 +157,42 @@ class Pace:
     """
 
     def __init__(self, reference: Runner, *, ms: float | None = None, references: Sequence[float] = ()) -> None:
-        self.reference, self.references = reference, list(references)
-        reference.warm(0.2, 100)
+        self.reference, self.references = Reference(reference), list(references)
         self.recent: list[float] = []
         end = reference.clock() + 1e9 * PACE_SECONDS
         while len(self.recent) < 9 or reference.clock() < end:
-            self._quick()
-            reference.warm(PACE_SECONDS / RECENT, 0)
+            self.recent.append(self.reference.ms())
+            reference.warm(PACE_SECONDS / RECENT, 0)  # so that they are of the whole time
         found = np.array(self.recent)
         self.ms = ms or float(np.median(found[found <= AT_PACE * self.now]))
 
     @property
     def now(self) -> float:
-        """ms of the reference kernel in the quicker part of its last timings."""
-        return float(np.percentile(self.recent, 20))
+        """ms of the reference kernel in the quickest of its last timings."""
+        return float(np.percentile(self.recent, QUICKEST))
 
     @property
     def spread(self) -> float:
         """Coefficient of variation of the reference kernel so far."""
         return float(np.std(self.references) / np.mean(self.references)) if self.references else 0.0
 
-    def turns(self, *works: Callable[[], np.ndarray]) -> list[np.ndarray]:
-        """ms of the runs of each of these at the pace `ms`: all of them in turns, the reference kernel in between.
+    def runs(self, *works: Callable[[], np.ndarray]) -> list[np.ndarray]:
+        """ms of the runs that each of these gives, brought to the pace `ms`; all of them are timed in turns.
 
-        Turns count in which the machine runs at its pace of now. There are up to three times as many while it does not,
-        as a processor that is shared does for moments, and the quickest by the reference kernel count then.
+        Turns count in which the machine runs at its pace of now. Where it does not for as many turns as are waited for,
+        the quickest by the reference kernel count, and what is wrong with them is left to further samples.
         """
-        taken: list[tuple[float, float, list[np.ndarray]]] = []
-        before = self._quick()
-        while len(taken) < PATIENCE * TURNS:
-            found = [work() for work in works]
-            after = self._quick()
-            taken.append((max(before, after), (before + after) / 2, found))
-            before, limit = after, AT_PACE * self.now
-            if sum(slower <= limit for slower, _, _ in taken) >= TURNS:
+        taken: list[Turn] = []
+        for turn in self.reference.turns(*works):
+            taken.append(turn)
+            self.recent = [*self.recent, turn.after][-RECENT:]
+            limit = AT_PACE * self.now
+            if len(taken) == MOST_TURNS or sum(one.slower <= limit for one in taken) >= TURNS:
                 break
-        counting = sorted(taken, key=lambda turn: turn[0])[:TURNS]
-        self.references.append(float(np.median([ms for _, ms, _ in counting])))
+        counting = sorted(taken, key=lambda one: one.slower)[:TURNS]
+        self.references.append(float(np.median([(one.before + one.after) / 2 for one in counting])))
         drift = self.references[-1] / self.ms
-        return [np.concatenate([found[place] for _, _, found in counting]) / drift for place in range(len(works))]
-
-    def _quick(self) -> float:
-        ms = float(np.percentile(self.reference.times(RUNS_PER_TURN), 20))
-        self.recent = [*self.recent, ms][-RECENT:]
-        return ms
+        return [np.concatenate([one.runs[place] for one in counting]) / drift for place in range(len(works))]
 
 
 def difference(one: Runner, many: Runner, pace: Pace) -> float:
@@ -158,7 +200,7 @@ def difference(one: Runner, many: Runner, pace: Pace) -> float:
     one.times(10)
     once = float(np.median(many.times(10))) / 1e3
     runs = int(np.clip(TURN_SECONDS / once, 3, RUNS_PER_TURN))
-    low, high = (float(np.percentile(ms, 20)) for ms in pace.turns(partial(one.times, runs), partial(many.times, runs)))
+    low, high = (float(np.percentile(ms, 20)) for ms in pace.runs(partial(one.times, runs), partial(many.times, runs)))
     return high - low
 
 
@@ -169,7 +211,7 @@ def network_ms(runner: Runner, pace: Pace) -> float:
     own, is worth more than one long call.
     """
     runner.warm(TURN_SECONDS, RUNS_PER_TURN)
-    (ms,) = pace.turns(partial(runner.times_for, TURN_SECONDS))
+    (ms,) = pace.runs(partial(runner.times_for, TURN_SECONDS))
     return float(np.percentile(ms, 20))
 
 
@@ -177,18 +219,25 @@ def network_ms(runner: Runner, pace: Pace) -> float:
 
 WITHIN, BETWEEN = 0.025, 0.05
 """Above these coefficients of variation, within a session and between sessions, a timing is unstable."""
-BLOCKS, BLOCK_SECONDS = 10, 0.05
-"""Turns of the model and the reference kernel in a session, at least, and about how long one is."""
-HOW = "batch 1, sequential, all graph optimisations, denormals not flushed, at the machine's pace"
+BLOCKS = 10
+"""Parts of a session whose medians are compared."""
+LEAST_TURNS = 3
+"""Of a session; of a timing that is stable, times the sessions, so many at the machine's pace."""
+BLOCK_SECONDS = 0.02
+"""How long a turn is at least."""
+PATIENCE = 3
+"""Times the sessions that were asked for, at most, until as many are at the machine's pace."""
+HOW = "batch 1, sequential, all graph optimisations, denormals not flushed"
 
 
 @dataclass(frozen=True)
 class Timing:
     """How long one image takes, in ms, and what says so.
 
-    Turns count in which the machine ran at its pace, but `p95_ms` is over all. `low_ms` to `high_ms` holds 95 % of the
-    medians of those turns; `within` and `between` are the coefficients of variation of these in a session and of the
-    sessions' medians. `reference_ms` is what a fixed small network took in turns with the model, the machine's pace.
+    Turns count in which the machine ran at its pace, `at_pace` is their share; `p95_ms` and `runs` are of all.
+    `low_ms` to `high_ms` holds 95 % of the medians of a session's tenths; `within` and `between` are the coefficients
+    of variation of these in a session and of the sessions' medians. `reference_ms` is what the reference kernel took
+    around the turns that count.
     """
 
     p50_ms: float
@@ -206,6 +255,13 @@ class Timing:
     seconds: float
     reference_ms: float
     load: float
+    at_pace: float
+
+    @property
+    def steadiness(self) -> str:
+        """Whether it is stable, and the share of turns at the machine's pace, in words."""
+        share = f"{100 * self.at_pace:.0f} % of the turns at the machine's pace"
+        return f"{'stable' if self.stable else 'UNSTABLE'}, {share}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -223,72 +279,68 @@ def time_runs(
     sessions: int = 3,
     warm_seconds: float = 0.3,
     warm_runs: int = 20,
-    pace_ms: float | None = None,
+    rest_ms: float | None = None,
 ) -> Timing:
     """The latency of whatever `open_runner` opens anew for each session: `seconds` in all, in turns with `reference`.
 
-    Each session warms up by time and by runs. Only turns count in which the machine runs at its pace by `reference`: a
-    processor that is shared slows down by a third for moments, or for most of a timing. There are more sessions while
-    fewer than were asked for reach `pace_ms`, the reference's ms on this machine at rest, or that of the quickest
-    session if it is not known. Where they never do the last ones count as they are, so a device that throttles for good
-    is timed as slow as it becomes. Medians of turns, not single runs, say whether the timing is stable.
+    Each session warms up by time and by runs. Turns count in which the machine runs at its pace: that of the quickest
+    session, or `rest_ms`, what the reference takes on this machine at rest, if that is less. There are up to three
+    times the sessions, and the seconds, until enough of them have such turns and the last one ends at that pace. Where
+    this does not come about the last sessions count as they are, so a device that throttles for good is timed as slow
+    as it has become, and the timing is unstable.
     """
     started = time.monotonic()
-    timed: list[_Session] = []
-    at_pace: list[_Session] = []
-    while len(at_pace) < sessions and len(timed) < PATIENCE * sessions:
+    pace = Reference(reference)
+    timed: list[list[Turn]] = []
+    reached = False
+    while not reached and len(timed) < PATIENCE * sessions:
         runner = open_runner()
         runner.warm(warm_seconds, warm_runs)
-        reference.warm(0.0, warm_runs)
-        timed.append(_Session(runner, reference, seconds / sessions))
-        known = pace_ms or min(one.pace for one in timed)
-        at_pace = [one for one in timed if one.pace <= AT_PACE * known]
-    timed = (at_pace if len(at_pace) >= sessions else timed)[-sessions:]
-    pace = max(one.pace for one in timed)
-    counting = [one.turns_at(pace) for one in timed]
-    if not all(counting):
-        counting = [one.turns for one in timed]
-    medians = [np.array([np.median(turn) for turn in turns]) for turns in counting]
-    of_sessions = np.array([np.median(np.concatenate(turns)) for turns in counting])
-    runs = np.concatenate([turn for turns in counting for turn in turns])
-    within = float(max(found.std() / found.mean() for found in medians))
-    between = float(of_sessions.std() / of_sessions.mean())
+        timed.append(_session(runner, pace, seconds / sessions))
+        quickest = min(float(np.percentile([turn.after for turn in turns], QUICKEST)) for turns in timed)
+        limit = AT_PACE * min(quickest, rest_ms or quickest)
+        counting = [found for turns in timed if (found := [turn for turn in turns if turn.slower <= limit])]
+        last = timed[-1][-math.ceil(len(timed[-1]) / 5) :]
+        reached = len(counting) >= sessions and any(turn.slower <= limit for turn in last)
+    at_pace = sum(map(len, counting))
+    if not reached:
+        counting = timed[-sessions:]
+    of_sessions = [np.concatenate([turn.runs[0] for turn in turns]) for turns in counting]
+    blocks = [[np.median(block) for block in np.array_split(runs, min(BLOCKS, len(runs)))] for runs in of_sessions]
+    middles = [float(np.median(runs)) for runs in of_sessions]
+    within, between = max(map(_variation, blocks)), _variation(middles)
+    every = np.concatenate([turn.runs[0] for turns in timed for turn in turns])
+    enough = reached and at_pace >= LEAST_TURNS * sessions
     return Timing(
-        p50_ms=float(np.median(runs)),
-        p95_ms=float(np.percentile(np.concatenate([turn for one in timed for turn in one.turns]), 95)),
-        runs=int(runs.size),
-        stable=within <= WITHIN and between <= BETWEEN,
+        p50_ms=float(np.median(np.concatenate(of_sessions))),
+        p95_ms=float(np.percentile(every, 95)),
+        runs=int(every.size),
+        stable=enough and within <= WITHIN and between <= BETWEEN,
         runtime=runtime,
         threads=threads,
         provider=provider,
-        low_ms=float(np.percentile(np.concatenate(medians), 2.5)),
-        high_ms=float(np.percentile(np.concatenate(medians), 97.5)),
+        low_ms=float(np.percentile(np.concatenate(blocks), 2.5)),
+        high_ms=float(np.percentile(np.concatenate(blocks), 97.5)),
         within=within,
         between=between,
-        sessions=sessions,
+        sessions=len(timed),
         seconds=time.monotonic() - started,
-        reference_ms=pace,
+        reference_ms=float(np.median([turn.after for turns in counting for turn in turns])),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan,
+        at_pace=at_pace / sum(map(len, timed)),
     )
 
 
-class _Session:
-    """ms of the runs of each turn in an open session, and of the reference before each turn and after the last."""
+def _session(runner: Runner, reference: Reference, seconds: float) -> list[Turn]:
+    end = runner.clock() + 1e9 * seconds
+    found: list[Turn] = []
+    for turn in reference.turns(partial(runner.times_for, BLOCK_SECONDS)):
+        found.append(turn)
+        if len(found) >= LEAST_TURNS and runner.clock() >= end:
+            break
+    return found
 
-    def __init__(self, runner: Runner, reference: Runner, seconds: float) -> None:
-        count = max(BLOCKS, round(seconds / BLOCK_SECONDS))
-        self.turns: list[np.ndarray] = []
-        self.references = [float(np.median(reference.times(10)))]
-        for _ in range(count):
-            self.turns.append(runner.times_for(seconds / count))
-            self.references.append(float(np.median(reference.times(10))))
 
-    @property
-    def pace(self) -> float:
-        """What the reference takes in the quicker part of the session."""
-        return float(np.percentile(self.references, 20))
-
-    def turns_at(self, pace: float) -> list[np.ndarray]:
-        """The turns before and after which the reference was no slower than a pace."""
-        slow = [ms > AT_PACE * pace for ms in self.references]
-        return [turn for place, turn in enumerate(self.turns) if not (slow[place] or slow[place + 1])]
+def _variation(values: Sequence[float]) -> float:
+    """The coefficient of variation."""
+    return float(np.std(values) / np.mean(values))

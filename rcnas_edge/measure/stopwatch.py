@@ -1,7 +1,8 @@
 """Times specimens and whole networks on this machine for a latency table: short samples, held against a reference.
 
 A table has hundreds of rows, so none can have the seconds of a final number. Each sample is taken in turns with a fixed
-reference kernel; a machine that slows down slows both, and the ratio stands. The samples are those of `board.timing`.
+reference kernel, waits for turns in which that runs at its pace, and is brought to one pace by what drift is left. The
+samples are those of `board.timing`.
 """
 
 from __future__ import annotations

@@ -47,13 +47,13 @@ def time_model(
     sessions: int = 3,
     warm_seconds: float = 0.3,
     warm_runs: int = 20,
-    pace_ms: float | None = None,
+    rest_ms: float | None = None,
 ) -> Timing:
     """Latency of an ONNX model for one image on this machine: `seconds` in all, in `sessions` fresh sessions.
 
     The final number of a report takes 10 s. Each session warms up by time and by runs, then takes turns with a
-    reference kernel, and turns count in which this ran at its pace: `pace_ms` is what it takes when this machine is at
-    rest, as a profile knows it. While the machine is slower there are up to three times the sessions.
+    reference kernel, and turns count in which this was as quick as on the machine at rest: `rest_ms`, if a profile
+    knows it. While the machine is slower there are up to three times the sessions.
     """
     return time_runs(
         lambda: session_runner(model, threads),
@@ -64,7 +64,7 @@ def time_model(
         sessions=sessions,
         warm_seconds=warm_seconds,
         warm_runs=warm_runs,
-        pace_ms=pace_ms,
+        rest_ms=rest_ms,
     )
 
 
@@ -78,7 +78,7 @@ def time_runs(
     sessions: int = 3,
     warm_seconds: float = 0.3,
     warm_runs: int = 20,
-    pace_ms: float | None = None,
+    rest_ms: float | None = None,
 ) -> Timing:
     """`time_model` for whatever can be opened and run on one image: `open_runner` opens it anew for each session."""
     if seconds <= 0 or sessions < 1 or threads < 1:
@@ -95,7 +95,7 @@ def time_runs(
         sessions=sessions,
         warm_seconds=warm_seconds,
         warm_runs=warm_runs,
-        pace_ms=pace_ms,
+        rest_ms=rest_ms,
     )
 
 

@@ -20,7 +20,7 @@ from rcnas_edge.errors import InputError, MissingPackage, UncheckedError
 from rcnas_edge.export import Artefact, exporter, precisions_of, read_artefact, sidecar
 from rcnas_edge.measure import Timing, time_model
 from rcnas_edge.measure.timing import Runner, time_runs
-from rcnas_edge.pipeline.here import pace
+from rcnas_edge.pipeline.here import at_rest
 from rcnas_edge.pipeline.opened import Opened
 from rcnas_edge.pipeline.prepare import FINAL_TIMING_SECONDS
 from rcnas_edge.pipeline.shipping import Shipping
@@ -254,11 +254,12 @@ class Beside:
     def _timed(self, wanted: Wanted, artefact: Artefact, known: Mapping[str, Any]) -> Timing:
         """An ONNX file as the artefact is timed; any other from memory to memory."""
         kind, threads = exporter(wanted.format), self.opened.setting.targets[0].threads
+        profiles = self.opened.bench.profiles.values()
         if kind.suffix == ".onnx":
             if wanted.precision == "fp16":
                 raise UncheckedError(HALF)
-            rest = pace(self.opened.bench.profiles.values(), threads)
-            return time_model(artefact.path, threads=threads, seconds=FINAL_TIMING_SECONDS, pace_ms=rest)
+            rest = at_rest(profiles, threads)
+            return time_model(artefact.path, threads=threads, seconds=FINAL_TIMING_SECONDS, rest_ms=rest)
         builder = known["depends"]["settings"].get("builder", wanted.format)
         image = np.random.default_rng(0).random((1, *self.opened.task.data.image), dtype=np.float32)
         provider = getattr(kind.predict(artefact), "provider", wanted.format)
@@ -267,6 +268,7 @@ class Beside:
             runtime=f"{builder}, batch 1, from host memory to host memory",
             provider=provider,
             seconds=FINAL_TIMING_SECONDS,
+            rest_ms=at_rest(profiles, 1),
         )
 
 

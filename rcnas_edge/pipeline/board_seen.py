@@ -20,7 +20,7 @@ from rcnas_edge.verify import LEVELS
 OTHER_EXAMPLES = (
     "it replayed other stored examples than the bundle has now: copy the bundle again, and run 'python3 run.py replay'"
 )
-LATENCY = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
+LATENCY = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider", "at_pace")
 
 
 def replays(pipeline: Pipeline, board: Board) -> list[Replay]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rcnas_edge.cost import Cost
 from rcnas_edge.errors import InputError
@@ -26,12 +27,17 @@ def is_here(profile: Profile) -> bool:
     """Whether the device is this machine: one that is measured where it is used, or this very processor and runtime."""
     if profile.runtime not in TIMED:
         return False
-    tables = [
-        entry for entry in profile.provenance if entry.get("kind") == MEASURED and TABLE in entry.get("covers", ())
-    ]
-    if not tables:
-        return profile.on_first_use
-    return any(all(entry.get(key) == value for key, value in machine().items()) for entry in tables)
+    return bool(_measured_here(profile)) or (profile.on_first_use and not _tables(profile))
+
+
+def _tables(profile: Profile) -> list[Mapping[str, Any]]:
+    """Provenance of the tables that were measured, on whatever machine."""
+    return [entry for entry in profile.provenance if entry.get("kind") == MEASURED and TABLE in entry.get("covers", ())]
+
+
+def _measured_here(profile: Profile) -> list[Mapping[str, Any]]:
+    """Of these the ones of this very processor and runtime."""
+    return [entry for entry in _tables(profile) if all(entry.get(key) == value for key, value in machine().items())]
 
 
 def timed(bench: Bench) -> tuple[Target, ...]:
@@ -62,16 +68,16 @@ def time_here(model: Path, bench: Bench, *, seconds: float) -> dict[Target, Timi
 def time_on(model: Path, profiles: Mapping[Target, Profile], *, seconds: float) -> dict[Target, Timing]:
     """The latency of an ONNX file on targets that are this machine; those with the same threads share a timing."""
     by_threads = {
-        threads: time_model(model, threads=threads, seconds=seconds, pace_ms=pace(profiles.values(), threads))
+        threads: time_model(model, threads=threads, seconds=seconds, rest_ms=at_rest(profiles.values(), threads))
         for threads in dict.fromkeys(target.threads for target in profiles)
     }
     return {target: by_threads[target.threads] for target in profiles}
 
 
-def pace(profiles: Iterable[Profile], threads: int) -> float | None:
-    """ms of the reference kernel when this machine is at rest, as the profiles of it know it; None where none does."""
-    known = (profile.pace(threads) for profile in profiles if is_here(profile))
-    return min((ms for ms in known if ms is not None), default=None)
+def at_rest(profiles: Iterable[Profile], threads: int) -> float | None:
+    """ms of the reference kernel on so many threads at this machine's best pace that was noted; None if none was."""
+    entries = [entry for profile in profiles for entry in _measured_here(profile) if entry.get("threads") == threads]
+    return min((ms for entry in entries if isinstance(ms := entry.get("reference_ms"), int | float)), default=None)
 
 
 def not_measured(target: Target, profile: Profile) -> str:

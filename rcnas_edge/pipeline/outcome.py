@@ -238,7 +238,7 @@ def _raised(budget: Budget, *, several: bool) -> str:
     return f"Raise {name}{of_one} from {budget.asked}"
 
 
-LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider")
+LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider", "at_pace")
 
 
 def _artefact(

@@ -145,10 +145,6 @@ class Profile:
         groups += [provenance.RATES] if target.setting in self.rates else []
         return provenance.origin(self.provenance, target.setting, groups)
 
-    def pace(self, threads: int) -> float | None:
-        """ms of the reference kernel on so many threads when the table was measured; None where nobody noted it."""
-        return provenance.pace(self.provenance, threads)
-
     @property
     def origins(self) -> dict[str, tuple[str, ...]]:
         """Every different origin with the settings that share it; a profile without numbers has the one of none."""

@@ -107,14 +107,6 @@ def _check_plain(where: str, value: object, level: int = 0) -> None:
         raise refuse(where, "text, numbers, true or false, or lists and tables of these", value)
 
 
-def pace(entries: Sequence[Entry], threads: int) -> float | None:
-    """ms of the reference kernel, which is in fp32 always, in the last table that was measured on so many threads."""
-    tables = [entry for entry in entries if entry.get("kind") == MEASURED and TABLE in entry.get("covers", ())]
-    found = [entry.get("reference_ms") for entry in tables if entry.get("threads") == threads]
-    known = [ms for ms in found if isinstance(ms, int | float)]
-    return known[-1] if known else None
-
-
 def origin(entries: Sequence[Entry], setting: str, groups: Sequence[str]) -> str:
     """One line for people: where the numbers of these groups are from, for one setting ("fp32/1").
 

@@ -49,7 +49,10 @@ LATENCY = Record(
         "stable": Field(Flag(), "whether the machine held still enough while it was timed"),
         "runtime": Field(Text(), "runtime and version"),
         "threads": Field(COUNT, "threads"),
-        "runs": Field(COUNT, "timed runs", optional=True),
+        "runs": Field(COUNT, "timed runs, all that the 95th percentile is of", optional=True),
+        "at_pace": Field(
+            AMOUNT, "share of the timing in which the machine ran at its pace, which the median is of", optional=True
+        ),
         "provider": Field(Text(), "execution provider", optional=True),
     }
 )

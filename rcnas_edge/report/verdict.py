@@ -104,9 +104,11 @@ def _timed(latency: Mapping[str, Any] | None) -> str:
     runs = f", {latency['runs']:,} runs" if latency["runs"] else ""
     where = ", ".join(part for part in (latency["runtime"], latency["provider"]) if part) or "an unnamed runtime"
     threads = "not known" if latency["threads"] is None else latency["threads"]
+    share = latency["at_pace"]
+    pace = "" if share is None else f", {percent(share)} of it at the machine's pace, which the median is of"
     return (
         f"One image takes {amount(latency['p50_ms'], 'ms')} (median; 95th percentile "
-        f"{amount(latency['p95_ms'], 'ms')}{runs}) on {where}, threads: {threads}; {steady[latency['stable']]}."
+        f"{amount(latency['p95_ms'], 'ms')}{runs}) on {where}, threads: {threads}; {steady[latency['stable']]}{pace}."
     )
 
 

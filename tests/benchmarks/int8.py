@@ -1,10 +1,11 @@
 """What int8 gains and costs: the files of one trained network, timed and attacked in one run.
 
 The checkpoint is written in fp32 and as int8 (QDQ, unsigned activations), and once more as int8 after a fine-tuning
-with int8 rounding if --qat-epochs asks for one. All files are timed in turns on one thread. Then each is attacked as it
-is: the fp32 file through its checkpoint, the int8 files through their re-import, by transfer, by Square and by points
-that fool them alone (differential evasion), on the same test images. The loss of robust accuracy is paired with the
-checkpoint's, with a 95 % interval; the worst case of a file is over all points that were made for it.
+with int8 rounding if --qat-epochs asks for one and it is no worse on held-out images. All files are timed in turns on
+one thread. Then each is attacked as it is: the fp32 file through its checkpoint, the int8 files through their
+re-import, by transfer, by Square and by points that fool them alone (differential evasion), on the same test images.
+The loss of robust accuracy is paired with the checkpoint's, with a 95 % interval; the worst case of a file is over all
+points that were made for it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def main() -> None:
     prepare_process()
     models = {"fp32": checkpoint.build()[0], "int8": checkpoint.build()[0]}
     if asked.qat_epochs:
-        models[f"int8, {asked.qat_epochs} epochs"] = _fine_tuned(checkpoint, task, asked)
+        tuned = _fine_tuned(checkpoint, task, asked)
+        models |= {} if tuned is None else {f"int8, {asked.qat_epochs} epochs": tuned}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: _written(name, model, task, Path(folder), asked.seed) for name, model in models.items()}
         latencies = _timed(files, asked.seconds)
@@ -74,7 +76,8 @@ def main() -> None:
     show(title, columns, rows)
 
 
-def _fine_tuned(checkpoint: Checkpoint, task: Task, asked: argparse.Namespace) -> nn.Module:
+def _fine_tuned(checkpoint: Checkpoint, task: Task, asked: argparse.Namespace) -> nn.Module | None:
+    """The network after its fine-tuning; None where no epoch was better than none, as a run leaves it out then."""
     model = checkpoint.build()[0]
     how = recipe(asked.recipe, examples=len(task.data.train))
     tuned = fine_tune_quantised(
@@ -89,9 +92,10 @@ def _fine_tuned(checkpoint: Checkpoint, task: Task, asked: argparse.Namespace) -
     )
     print(
         f"fine-tuned for {tuned.fitted.seconds:.0f} s: PGD-10 on held-out images {100 * tuned.robust_before:.1f} % "
-        f"before, {100 * tuned.fitted.best.robust:.1f} % after"
+        f"before, {100 * tuned.fitted.best.robust:.1f} % after" + ("" if tuned.kept else ": no better, it is left out"),
+        flush=True,
     )
-    return model.cpu().eval()
+    return model.cpu().eval() if tuned.kept else None
 
 
 def _written(name: str, model: nn.Module, task: Task, folder: Path, seed: int) -> Artefact:
