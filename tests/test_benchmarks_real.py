@@ -16,6 +16,8 @@ import real_setting
 import versatility
 
 from rcnas_edge.agent import write_agent
+from rcnas_edge.search.cached import CachedBench
+from rcnas_edge.search.scaling import by_rule
 
 TINY = [
     *("--dataset", "digits", "--network", "wrn-10-1", "--train", "64", "--held-out", "20", "--teacher-epochs", "1"),
@@ -90,6 +92,15 @@ def test_every_search_judges_equally_many_networks_within_the_budget(setting):
     before = dict(setting.cells.made)
     assert bench.fits(real_search.scaled(setting, BUDGET))
     assert setting.cells.made == before, "a scaling rule judges nothing"
+
+
+def test_a_search_without_scaling_rules_is_a_cell_of_its_own_and_finds_its_first_networks_itself(setting):
+    judge = real_setting.CellJudge(setting, epochs=1)
+    asked_for = {"budget": BUDGET, "seed": 0, "evaluations": 2}
+    ruled, drawn = (setting.searched("rc-nas", judge, **asked_for, rules=rules) for rules in (True, False))
+    rules = [list(one.picks) for one in by_rule(CachedBench(setting.bench(BUDGET)))]
+    assert ruled["picks"] == rules[:2]
+    assert rules[0] not in drawn["picks"]
 
 
 def test_the_arm_with_meta_training_starts_from_the_agent_that_was_asked_for(setting, tmp_path):

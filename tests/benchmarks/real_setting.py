@@ -362,8 +362,13 @@ class RealSetting:
         )
         return found.agent, found.words
 
-    def searched(self, arm: str, judge: Judge, *, budget: str, seed: int, evaluations: int) -> dict[str, Any]:
-        """A search that judges exactly so many networks: `picks` and `scores` in order, and the `best` picks."""
+    def searched(
+        self, arm: str, judge: Judge, *, budget: str, seed: int, evaluations: int, rules: bool = True
+    ) -> dict[str, Any]:
+        """A search that judges exactly so many networks: `picks` and `scores` in order, and the `best` picks.
+
+        Without `rules` RC-NAS finds its first networks itself, as the policy and the agent's memory have them.
+        """
         agent = self.agent()[0] if arm == AGENT else None
         key = {
             "arm": arm,
@@ -373,10 +378,11 @@ class RealSetting:
             "seed": seed,
             "evaluations": evaluations,
             "code": code_of_searches(),
+            **({} if rules else {"rules": False}),
         }
 
         def make() -> dict[str, Any]:
-            search = self.search(arm, judge, budget=budget, seed=seed)
+            search = self.search(arm, judge, budget=budget, seed=seed, rules=rules)
             candidates: list[Any] = []
             while len(candidates) < evaluations and (found := search.step()):
                 candidates += found
@@ -390,15 +396,17 @@ class RealSetting:
 
         return self.cells.get("search", key, make)
 
-    def search(self, arm: str, judge: Judge, *, budget: str, seed: int) -> Search:
-        """A strategy by name, or RC-NAS from the agent."""
-        bench = self.bench(budget)
+    def search(self, arm: str, judge: Judge, *, budget: str, seed: int, rules: bool = True) -> Search:
+        """A strategy by name, or RC-NAS from the agent; RC-NAS with or without the networks of scaling rules."""
+        bench, config = self.bench(budget), PolicyConfig(seed=seed, rules=rules)
+        if arm == PolicySearch.name:
+            return PolicySearch(bench, judge, config)
         if arm != AGENT:
             return strategy(arm, bench, judge, seed=seed)
         agent, words = self.agent()
         if agent is None:
             raise ValueError(f"there is no agent: {words}")
-        search = PolicySearch(bench, judge, PolicyConfig(seed=seed))
+        search = PolicySearch(bench, judge, config)
         search.adopt(agent.weights)
         return search
 

@@ -8,7 +8,8 @@ and a little of Square. Bars are the best judged network, dots the two after it:
 not tell the difference.
 
 `versatility-curves.png`: the best robust accuracy by the judge (PGD-10) against evaluations, with and without
-meta-training and of random search, as its Fig. 3: median over seeds, and each seed as a thin line.
+meta-training and of random search, as its Fig. 3: median over seeds, and each seed as a thin line. These searches begin
+without the networks of scaling rules, which would be the first ones with and without an agent alike.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def tell(setting: RealSetting, asked: argparse.Namespace) -> None:
         f"images, {len(setting.data.held_out)} held-out; teacher {setting.config.name}; judge of {asked.judge_epochs} "
         f"epoch(s); AutoAttack's judge: APGD of {asked.judge_attack_steps} steps, {asked.judge_images} images\n"
         f"{asked.evaluations} networks judged per target and budget, seed {asked.seeds[0]}; curves: "
-        f"{asked.curve_evaluations} networks, {asked.curve_budget}, seeds {asked.seeds}; {asked.device}\n"
+        f"{asked.curve_evaluations} networks, {asked.curve_budget}, without scaling rules, seeds {asked.seeds}; "
+        f"{asked.device}\n"
         f"{AGENT}: {words if agent else f'left out, {words}'}",
         flush=True,
     )
@@ -129,6 +131,7 @@ def tell(setting: RealSetting, asked: argparse.Namespace) -> None:
                         budget=asked.curve_budget,
                         seed=seed,
                         evaluations=asked.curve_evaluations,
+                        rules=False,
                     )["scores"]
                 )
                 for seed in asked.seeds
@@ -200,7 +203,7 @@ def draw_curves(curves: Mapping[str, np.ndarray], asked: argparse.Namespace, set
     axes.set_xlabel("networks judged")
     axes.set_ylabel("best robust accuracy, judge, %")
     seeds = f"{len(asked.seeds)} seeds" if len(asked.seeds) > 1 else f"seed {asked.seeds[0]}"
-    words = f"{setting.data.name}, {setting.config.name}, {asked.curve_budget} of its MACs, {seeds}"
+    words = f"{setting.data.name}, {setting.config.name}, {asked.curve_budget} of its MACs, no scaling rules, {seeds}"
     axes.set_title(words, fontsize=10)
     figure.legend(frameon=False, loc="lower center", ncols=len(curves))
     figure.tight_layout(rect=(0, 0.07, 1, 1))
