@@ -214,6 +214,21 @@ def test_what_is_wrong_in_results_is_one_sentence(way: tuple[Any, ...], value: o
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("share", [1.01, -0.1])
+def test_a_share_of_turns_is_between_0_and_1(share: float) -> None:
+    content = results()
+    content["bench"][0]["at_pace"] = share
+    with pytest.raises(InputError, match="bench 1 at_pace"):
+        parse_board_results(json.dumps(content), "results.json")
+
+
+def test_the_timing_of_an_earlier_bundle_counted_every_turn() -> None:
+    content = results()
+    assert parse_board_results(json.dumps(content), "results.json").benched[0].timing.at_pace == 0.9
+    del content["bench"][0]["at_pace"]
+    assert parse_board_results(json.dumps(content), "results.json").benched[0].timing.at_pace == 1.0
+
+
 def test_every_key_that_is_missing_is_named() -> None:
     def each(values: Any, way: tuple[Any, ...] = ()):
         for key in values if isinstance(values, dict) else range(len(values)):
@@ -221,7 +236,7 @@ def test_every_key_that_is_missing_is_named() -> None:
             if isinstance(values[key], (dict, list)):
                 yield from each(values[key], (*way, key))
 
-    free = (("machine", "features"), ("machine", "cores"))
+    free = (("machine", "features"), ("machine", "cores"), ("bench", 0, "at_pace"))
     for way in each(results()):
         if isinstance(way[-1], int) or way in free:
             continue

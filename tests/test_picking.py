@@ -36,24 +36,27 @@ def test_of_several_devices_a_missed_latency_says_where():
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "counts", "timings"),
+    ("first", "stable", "second", "counts", "timings"),
     [
-        (0.90, 0.95, 0.90, 1),  # far below the limit
-        (0.98, 0.95, 0.98, 2),
-        (0.98, 1.01, 1.01, 2),  # kept by noise
-        (1.01, 0.95, 1.01, 1),  # missed: another finalist has more room
+        (0.90, True, 0.95, 0.90, 1),  # far below the limit
+        (0.90, False, 0.95, 0.90, 1),
+        (0.98, True, 0.95, 0.98, 2),
+        (0.98, True, 1.01, 1.01, 2),  # kept by noise
+        (1.01, True, 0.95, 1.01, 1),  # missed: another finalist has more room
+        (1.35, False, 0.95, 0.95, 2),  # missed by noise
     ],
 )
-def test_a_finalist_close_below_its_limit_is_timed_once_more_and_the_larger_counts(
-    first: float, second: float, counts: float, timings: int, monkeypatch: pytest.MonkeyPatch
+def test_a_finalist_close_below_its_limit_or_unstably_above_it_is_timed_longer(
+    first: float, stable: bool, second: float, counts: float, timings: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, asked = [first, second], []
+    left, asked = [(first, stable), (second, True)], []
     monkeypatch.setattr(searching, "TIMING_SECONDS", 3.0)
     monkeypatch.setattr(searching, "FINAL_TIMING_SECONDS", 10.0)
 
     def time_here(path: Path, bench: object, *, seconds: float) -> dict[Target, SimpleNamespace]:
         asked.append(seconds)
-        return {Target(): SimpleNamespace(p50_ms=2.0 * left.pop(0))}
+        share, steady = left.pop(0)
+        return {Target(): SimpleNamespace(p50_ms=2.0 * share, stable=steady)}
 
     monkeypatch.setattr(searching, "time_here", time_here)
     budgets = [Budget(Target(), "latency", 2.0, "2ms"), Budget(Target("board"), "latency", 1.9, "1.9ms")]
@@ -66,11 +69,11 @@ def test_a_finalist_close_below_its_limit_is_timed_once_more_and_the_larger_coun
 def test_one_target_that_is_close_has_every_target_timed_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = Target("a"), Target("b")
     timings = [{targets[0]: 1.0, targets[1]: 1.98}, {targets[0]: 1.1, targets[1]: 1.9}]
-    monkeypatch.setattr(
-        searching,
-        "time_here",
-        lambda path, bench, *, seconds: {target: SimpleNamespace(p50_ms=ms) for target, ms in timings.pop(0).items()},
-    )
+
+    def time_here(path: Path, bench: object, *, seconds: float) -> dict[Target, SimpleNamespace]:
+        return {target: SimpleNamespace(p50_ms=ms, stable=True) for target, ms in timings.pop(0).items()}
+
+    monkeypatch.setattr(searching, "time_here", time_here)
     bench = SimpleNamespace(budgets=[Budget(target, "latency", 2.0, "2ms") for target in targets])
     opened = SimpleNamespace(run=None, console=None, setting=None, bench=bench)
     found = Searching(opened)._timed(Path("model.onnx"))

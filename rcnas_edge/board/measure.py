@@ -171,7 +171,7 @@ def _time_model(path: Path, kit: Kit, runtime: Any, results: Results, threads: i
     results.content["models"] = [*known, entry]
     results.save()
     tell(
-        f"{path.name}, {threads} thread(s): p50 {timing.p50_ms:.4g} ms (95 % of turns {timing.low_ms:.4g} to "
+        f"{path.name}, {threads} thread(s): p50 {timing.p50_ms:.4g} ms (95 % of its parts {timing.low_ms:.4g} to "
         f"{timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, {timing.steadiness}"
     )
 

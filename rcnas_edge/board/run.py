@@ -19,6 +19,7 @@ import math
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,14 +121,16 @@ def bench(bundle: Bundle, found: Found, asked: argparse.Namespace) -> int:
             seconds=seconds,
         )
         watch(seen)
+        throttled = bool(seen.get("throttled"))
+        timing = replace(timing, stable=timing.stable and not throttled)
         entry = {**network.about(), **timing.to_dict(), "seen": seen}
         entry["load"] = None if math.isnan(timing.load) else timing.load  # not told on Windows
         found.keep("bench", entry, "file", "threads", "provider")
         again = "" if timing.stable else ": other work, clocks or heat; measure again"
-        heat = "; THROTTLED by heat or supply" if seen.get("throttled") else ""
+        heat = "; THROTTLED by heat or supply" if throttled else ""
         say(
             f"{network.file}, {network.runtime}, {network.threads} thread(s): p50 {timing.p50_ms:.4g} ms (95 % of "
-            f"turns {timing.low_ms:.4g} to {timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, "
+            f"its parts {timing.low_ms:.4g} to {timing.high_ms:.4g}), p95 {timing.p95_ms:.4g} ms, "
             f"{timing.steadiness}{again}{heat}"
         )
         if limit is not None and timing.p50_ms > limit:

@@ -36,12 +36,12 @@ class Runner:
             found[place] = clock() - start
         return found / 1e6
 
-    def times_for(self, seconds: float) -> np.ndarray:
-        """ms of each run that fits in a time, at least three; the clock is asked after every third."""
+    def times_for(self, seconds: float, runs: int = 3) -> np.ndarray:
+        """ms of each run that fits in a time, so many at least; the clock is asked after every so many."""
         end = self.clock() + 1e9 * seconds
-        found = [self.times(3)]
+        found = [self.times(runs)]
         while self.clock() < end:
-            found.append(self.times(3))
+            found.append(self.times(runs))
         return np.concatenate(found)
 
     def warm(self, seconds: float, runs: int) -> None:
@@ -140,8 +140,8 @@ class Reference:
 
 # Short samples, for the many rows of a table
 
-TURNS, MOST_TURNS = 4, 32
-"""Of a sample: at the machine's pace, and at most until there are so many."""
+TURNS, MOST_TURNS, MOST_SECONDS = 4, 32, 2.0
+"""Of a sample: turns at the machine's pace that it takes, and how long it waits for so many."""
 RUNS_PER_TURN, TURN_SECONDS = 20, 0.01
 PACE_SECONDS, RECENT = 2.0, 400
 """How long the pace is taken at first, and how many timings of the reference kernel say what it is now."""
@@ -173,26 +173,34 @@ class Pace:
 
     @property
     def spread(self) -> float:
-        """Coefficient of variation of the reference kernel so far."""
-        return float(np.std(self.references) / np.mean(self.references)) if self.references else 0.0
+        """How far the reference kernel was from `ms` around the samples so far, as a share (root mean square)."""
+        return apart(self.references, self.ms)
 
     def runs(self, *works: Callable[[], np.ndarray]) -> list[np.ndarray]:
         """ms of the runs that each of these gives, brought to the pace `ms`; all of them are timed in turns.
 
-        Turns count in which the machine runs at its pace of now. Where it does not for as many turns as are waited for,
-        the quickest by the reference kernel count, and what is wrong with them is left to further samples.
+        Turns count in which the machine runs at its pace of now. Where it does not while they are waited for, the
+        quickest by the reference kernel count, and what is wrong with them is left to further samples.
         """
         taken: list[Turn] = []
+        clock = self.reference.runner.clock
+        end = clock() + 1e9 * MOST_SECONDS
         for turn in self.reference.turns(*works):
             taken.append(turn)
             self.recent = [*self.recent, turn.after][-RECENT:]
-            limit = AT_PACE * self.now
-            if len(taken) == MOST_TURNS or sum(one.slower <= limit for one in taken) >= TURNS:
+            at_pace = [one for one in taken if one.slower <= AT_PACE * self.now]
+            waited = len(taken) >= MOST_TURNS or clock() >= end
+            if len(at_pace) >= TURNS or (waited and len(taken) >= TURNS):
                 break
-        counting = sorted(taken, key=lambda one: one.slower)[:TURNS]
+        counting = at_pace or sorted(taken, key=lambda one: one.slower)[:TURNS]
         self.references.append(float(np.median([(one.before + one.after) / 2 for one in counting])))
         drift = self.references[-1] / self.ms
         return [np.concatenate([one.runs[place] for one in counting]) / drift for place in range(len(works))]
+
+
+def apart(references: Sequence[float], ms: float) -> float:
+    """How far timings of the reference kernel are from `ms`, as a share (root mean square)."""
+    return float(np.sqrt(np.mean((np.array(references) / ms - 1) ** 2))) if references else 0.0
 
 
 def difference(one: Runner, many: Runner, pace: Pace) -> float:
@@ -220,11 +228,11 @@ def network_ms(runner: Runner, pace: Pace) -> float:
 WITHIN, BETWEEN = 0.025, 0.05
 """Above these coefficients of variation, within a session and between sessions, a timing is unstable."""
 BLOCKS = 10
-"""Parts of a session whose medians are compared."""
-LEAST_TURNS = 3
-"""Of a session; of a timing that is stable, times the sessions, so many at the machine's pace."""
-BLOCK_SECONDS = 0.02
-"""How long a turn is at least."""
+"""Parts of a session, at most, whose medians are compared."""
+BLOCK_SECONDS, LEAST_TURNS = 0.02, 9
+"""How long a turn is at least, and how many a session has at least."""
+AT_PACE_TURNS = 3
+"""Times the sessions that were asked for: turns at the machine's pace that a timing needs."""
 PATIENCE = 3
 """Times the sessions that were asked for, at most, until as many are at the machine's pace."""
 HOW = "batch 1, sequential, all graph optimisations, denormals not flushed"
@@ -234,10 +242,11 @@ HOW = "batch 1, sequential, all graph optimisations, denormals not flushed"
 class Timing:
     """How long one image takes, in ms, and what says so.
 
-    Turns count in which the machine ran at its pace, `at_pace` is their share; `p95_ms` and `runs` are of all.
-    `low_ms` to `high_ms` holds 95 % of the medians of a session's tenths; `within` and `between` are the coefficients
-    of variation of these in a session and of the sessions' medians. `reference_ms` is what the reference kernel took
-    around the turns that count.
+    Turns count in which the machine ran at its pace, `at_pace` is their share; 0 says that it did not come to that, and
+    that the last sessions count as they were. `p95_ms` and `runs` are of all turns of all `sessions`. `low_ms` to
+    `high_ms` holds 95 % of the medians of the sessions' parts (ten of each, of three runs at least); `within` and
+    `between` are the coefficients of variation of these in the worst session, and of the sessions' medians.
+    `reference_ms` is what the reference kernel took around the turns that count.
     """
 
     p50_ms: float
@@ -255,13 +264,13 @@ class Timing:
     seconds: float
     reference_ms: float
     load: float
-    at_pace: float
+    at_pace: float = 1.0
 
     @property
     def steadiness(self) -> str:
         """Whether it is stable, and the share of turns at the machine's pace, in words."""
-        share = f"{100 * self.at_pace:.0f} % of the turns at the machine's pace"
-        return f"{'stable' if self.stable else 'UNSTABLE'}, {share}"
+        share = f"{100 * self.at_pace:.0f} % of the turns" if self.at_pace else "never for long"
+        return f"{'stable' if self.stable else 'UNSTABLE'}, {share} at the machine's pace"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -285,37 +294,37 @@ def time_runs(
 
     Each session warms up by time and by runs. Turns count in which the machine runs at its pace: that of the quickest
     session, or `rest_ms`, what the reference takes on this machine at rest, if that is less. There are up to three
-    times the sessions, and the seconds, until enough of them have such turns and the last one ends at that pace. Where
+    times the sessions, or the seconds, until enough of them have such turns, the last one in its second half too. Where
     this does not come about the last sessions count as they are, so a device that throttles for good is timed as slow
-    as it has become, and the timing is unstable.
+    as it has become, and the timing is unstable. One that throttles in turns is timed in its quick moments: `at_pace`.
     """
     started = time.monotonic()
     pace = Reference(reference)
     timed: list[list[Turn]] = []
-    reached = False
-    while not reached and len(timed) < PATIENCE * sessions:
+    reached, end = False, reference.clock() + 1e9 * PATIENCE * seconds
+    while not reached and (len(timed) < sessions or (len(timed) < PATIENCE * sessions and reference.clock() < end)):
         runner = open_runner()
-        runner.warm(warm_seconds, warm_runs)
+        runner.warm(warm_seconds, 3 if timed else warm_runs)
         timed.append(_session(runner, pace, seconds / sessions))
         quickest = min(float(np.percentile([turn.after for turn in turns], QUICKEST)) for turns in timed)
         limit = AT_PACE * min(quickest, rest_ms or quickest)
         counting = [found for turns in timed if (found := [turn for turn in turns if turn.slower <= limit])]
-        last = timed[-1][-math.ceil(len(timed[-1]) / 5) :]
-        reached = len(counting) >= sessions and any(turn.slower <= limit for turn in last)
-    at_pace = sum(map(len, counting))
+        last = timed[-1][len(timed[-1]) // 2 :]
+        at_pace = sum(map(len, counting))
+        enough = len(counting) >= sessions and at_pace >= AT_PACE_TURNS * sessions
+        reached = enough and any(turn.slower <= limit for turn in last)
     if not reached:
-        counting = timed[-sessions:]
+        counting, at_pace = timed[-sessions:], 0
     of_sessions = [np.concatenate([turn.runs[0] for turn in turns]) for turns in counting]
-    blocks = [[np.median(block) for block in np.array_split(runs, min(BLOCKS, len(runs)))] for runs in of_sessions]
+    blocks = [[np.median(part) for part in np.array_split(runs, min(BLOCKS, len(runs) // 3))] for runs in of_sessions]
     middles = [float(np.median(runs)) for runs in of_sessions]
     within, between = max(map(_variation, blocks)), _variation(middles)
     every = np.concatenate([turn.runs[0] for turns in timed for turn in turns])
-    enough = reached and at_pace >= LEAST_TURNS * sessions
     return Timing(
         p50_ms=float(np.median(np.concatenate(of_sessions))),
         p95_ms=float(np.percentile(every, 95)),
         runs=int(every.size),
-        stable=enough and within <= WITHIN and between <= BETWEEN,
+        stable=reached and within <= WITHIN and between <= BETWEEN,
         runtime=runtime,
         threads=threads,
         provider=provider,
@@ -333,8 +342,9 @@ def time_runs(
 
 def _session(runner: Runner, reference: Reference, seconds: float) -> list[Turn]:
     end = runner.clock() + 1e9 * seconds
+    once = float(np.median(runner.times(3))) / 1e3
     found: list[Turn] = []
-    for turn in reference.turns(partial(runner.times_for, BLOCK_SECONDS)):
+    for turn in reference.turns(partial(runner.times_for, BLOCK_SECONDS, 3 if 3 * once < BLOCK_SECONDS else 1)):
         found.append(turn)
         if len(found) >= LEAST_TURNS and runner.clock() >= end:
             break

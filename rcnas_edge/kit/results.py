@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rcnas_edge.board.kit import KIT
-from rcnas_edge.board.timing import Timing
+from rcnas_edge.board.timing import Timing, apart
 from rcnas_edge.errors import InputError
 from rcnas_edge.kit import CHECK, FIT, rows_digest
 from rcnas_edge.measure.planning import timed_part
@@ -81,8 +81,8 @@ class Setting:
 
     @property
     def spread(self) -> float:
-        """Coefficient of variation of the reference kernel."""
-        return float(np.std(self.references) / np.mean(self.references)) if self.references else 0.0
+        """How far the reference kernel was from its pace, as a share."""
+        return apart(self.references, self.pace)
 
     def difference(self, kernel: Kernel, copies: int) -> float:
         """ms that a specimen of so many copies of a kernel takes more than one of a single copy."""
@@ -264,13 +264,14 @@ def _setting(
 def _model(where: str, value: object) -> Mapping[str, Any]:
     """The timing of a file of the user's."""
     numbers = [name for name, kind in Timing.__annotations__.items() if kind in ("float", "int")]
-    found = check_table(where, value, ("file", "sha256", "when", *Timing.__annotations__), REMEASURE)
+    given = {"at_pace": 1.0, **value} if isinstance(value, dict) else value  # earlier kits counted every turn
+    found = check_table(where, given, ("file", "sha256", "when", *Timing.__annotations__), REMEASURE)
     for key in ("file", "sha256", "when", "runtime", "provider"):
         check_words(f"{where} {key}", found[key])
     check_flag(f"{where} stable", found["stable"])
     for key in numbers:
         if key != "load" or found[key] is not None:
-            check_number(f"{where} {key}", found[key], most=1e9)
+            check_number(f"{where} {key}", found[key], most=1.0 if key == "at_pace" else 1e9)
     return found
 
 

@@ -105,7 +105,11 @@ def _timed(latency: Mapping[str, Any] | None) -> str:
     where = ", ".join(part for part in (latency["runtime"], latency["provider"]) if part) or "an unnamed runtime"
     threads = "not known" if latency["threads"] is None else latency["threads"]
     share = latency["at_pace"]
-    pace = "" if share is None else f", {percent(share)} of it at the machine's pace, which the median is of"
+    pace = ""
+    if share is not None:
+        pace = f", {percent(share)} of it at the machine's pace, which the median is of"
+    if share == 0:
+        pace = ", the machine did not come to its pace, and the median is of its last moments"
     return (
         f"One image takes {amount(latency['p50_ms'], 'ms')} (median; 95th percentile "
         f"{amount(latency['p95_ms'], 'ms')}{runs}) on {where}, threads: {threads}; {steady[latency['stable']]}{pace}."
