@@ -77,7 +77,7 @@ def test_a_memory_ranks_while_nothing_is_judged_and_leads_what_is_expected() -> 
     truth = {one: 0.2 + 0.05 * sum(one.picks) / 16 + 0.02 * one.picks[2] for one in everyone}
     recall = Recall(Memory.of([("other", BENCH, dict(list(truth.items())[::2]))]), BENCH)
     critic, asked = Critic(BENCH, recall), everyone[1::2]
-    np.testing.assert_array_equal(critic.improvement(asked, [], []), recall.mean(asked))
+    np.testing.assert_array_equal(critic.improvement(asked, [], []), recall.cautious(asked))
     # the new task is 0.3 harder and orders alike: what was never judged in either is ranked by the other task
     judged, proposals = asked[:6], asked[6:]
     found = critic.improvement(proposals, judged, [2.0 * truth[one] - 0.3 for one in judged])

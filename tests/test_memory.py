@@ -10,7 +10,7 @@ from search_doubles import ToyBench
 from rcnas_edge.errors import InputError
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.kernel import Kernel
-from rcnas_edge.search.memory import LEVEL, NOISE, OWN, Memory, Recall, log_cost
+from rcnas_edge.search.memory import CAUTION, LEVEL, NOISE, OWN, Memory, Recall, log_cost
 from rcnas_edge.space import Architecture, Gene
 
 BENCH = CachedBench(ToyBench(("macs", 0.7)))
@@ -61,6 +61,8 @@ def test_recall_is_the_posterior_of_a_process_over_tasks_and_networks() -> None:
     np.testing.assert_allclose(recall.mean(asked), level + gain @ (known.shares - level), rtol=1e-8)
     covariance = recall.variance * (prior[new, new] - gain @ prior[old, new])
     np.testing.assert_allclose(recall.covariance(asked, asked), covariance, atol=1e-10)
+    expected = recall.mean(asked) - CAUTION * np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(recall.cautious(asked), expected, rtol=1e-6)
 
 
 def test_the_level_of_a_task_says_nothing_of_its_networks() -> None:

@@ -47,13 +47,13 @@ class Critic:
 
         `shares` (M,) are the robust accuracies of the judged networks over the teacher's. The reward of a network is
         factor * share + offset of its `terms`. Nothing judged yet, what is returned is the reward that an agent
-        expects, or 0.
+        is sure to expect (`Recall.cautious`), or 0.
         """
         if not proposals or (not judged and self._recall is None):
             return np.zeros(len(proposals))
         factors, offsets = np.array([terms(architecture) for architecture in proposals]).T
         if not judged and self._recall is not None:
-            return np.asarray(factors * self._recall.mean(proposals) + offsets)
+            return np.asarray(factors * self._recall.cautious(proposals) + offsets)
         observed = np.asarray(shares, dtype=float)
         if self._recall is None:
             mean, variance = self._from_scratch(proposals, judged, observed)

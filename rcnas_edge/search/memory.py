@@ -31,6 +31,9 @@ NOISE = 0.01
 LEVEL = 10.0
 """Variance of the tasks' levels beside that of networks: they are next to free."""
 
+CAUTION = 2.0
+"""Standard deviations below what is expected at which networks compare before one is judged."""
+
 NAMES = ("picks", "costs", "shares", "tasks")
 PREFIX = "memory."
 MOST = 4000
@@ -141,6 +144,15 @@ class Recall:
         """(N,): what is expected."""
         shared = (1.0 - OWN) * self._kernel(self._known, self._features(architectures))
         return np.asarray(self._level + shared.T @ self._weights)
+
+    def cautious(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """(N,): `CAUTION` standard deviations less than what is expected.
+
+        The largest expectation of many is too large, most of all among networks that no task has judged, nor any like
+        them; the first network to be judged is not to be one of those.
+        """
+        left = 1.0 - (self.halves(architectures) ** 2).sum(axis=0)
+        return self.mean(architectures) - CAUTION * np.sqrt(self.variance * np.maximum(0.0, left))
 
     def halves(self, architectures: Sequence[Architecture]) -> np.ndarray:
         """(judgements, N): the products of two of these are what is known already of their covariance."""
