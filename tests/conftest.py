@@ -48,7 +48,7 @@ def profile_cache(tmp_path_factory):
     prepare.SAMPLED_NETWORKS = 6
     prepare.QUICK_TABLE_SECONDS = {**prepare.QUICK_TABLE_SECONDS, "int8": 10.0}
     measure.CALIBRATION, measure.CHECK = 4, 2
-    timing.PACE_SECONDS = 0.1
+    timing.PACE_SECONDS, timing.REST_SECONDS = 0.1, 1.0
     before = os.environ.get("RCNAS_CACHE")
     os.environ["RCNAS_CACHE"] = str(folder)
     yield folder

@@ -405,7 +405,7 @@ def test_a_spent_budget_leaves_estimates_that_are_marked(tmp_path: Path, monkeyp
 def test_rows_of_the_base_are_kept_and_those_of_another_runtime_refused(tmp_path: Path) -> None:
     first = measure_profile("host", TINY[:1], path=tmp_path / "first.toml")
     again = measure_profile("other", TINY[:1], base=first, path=tmp_path / "second.toml")
-    assert again.rows == first.rows
+    assert set(first.rows) <= set(again.rows), "a row that noise hid is measured anew, the others are kept"
     foreign = Profile("foreign", "v", "onnxruntime-nchwc8" if runtime_here() != "onnxruntime-nchwc8" else "onnxruntime")
     with pytest.raises(InputError, match="rows of one runtime make a profile"):
         measure_profile(

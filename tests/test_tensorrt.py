@@ -418,6 +418,7 @@ class Stage(SimpleNamespace):
             run=Run(folder),
             console=console,
             task=SimpleNamespace(data=data, threat="linf:0.1:5"),
+            bench=SimpleNamespace(profiles={}),
         )
         checkpoint = SimpleNamespace(sha256=weights, build=lambda: (model, None))
         shipping = Shipping(opened, SimpleNamespace(trained_for=lambda precision: checkpoint))

@@ -18,6 +18,7 @@ SLOWER = {"reference": 1.25, "model": 1.35}
 def as_it_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests take the pace of the true machine, and for a moment only."""
     monkeypatch.setattr(protocol, "PACE_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "REST_SECONDS", 30.0)
 
 
 class Machine:
@@ -93,7 +94,10 @@ def test_slow_moments_of_any_length_are_left_out(slow: float, quick: float) -> N
 @pytest.mark.parametrize("sessions", [1, 3])
 def test_a_timing_waits_for_the_pace_that_is_known(sessions: int) -> None:
     """The first seconds are slow throughout: more than the whole timing takes."""
-    assert Machine(lambda second: second < 5).timing(REFERENCE, sessions=sessions).p50_ms == pytest.approx(MODEL)
+    for end in (5, 20):
+        assert Machine(lambda now, end=end: now < end).timing(REFERENCE, sessions=sessions).p50_ms == pytest.approx(
+            MODEL
+        )
     unknown = Machine(lambda second: second < 5).timing(sessions=sessions)
     assert unknown.p50_ms == pytest.approx(MODEL * SLOWER["model"])
     assert unknown.reference_ms == pytest.approx(REFERENCE * SLOWER["reference"])
@@ -112,8 +116,7 @@ def test_a_pace_that_the_machine_no_longer_has_is_not_waited_for_for_ever() -> N
     assert timing.p50_ms == pytest.approx(MODEL * SLOWER["model"])
     assert (timing.at_pace, timing.stable) == (0.0, False)
     assert timing.steadiness == "UNSTABLE, never for long at the machine's pace"
-    assert 7 <= timing.sessions <= 9
-    assert machine.nanoseconds < 12e9
+    assert machine.nanoseconds < 35e9
 
 
 @pytest.mark.parametrize("second", [1.5, 2.0, 2.5, 3.0, 3.5])

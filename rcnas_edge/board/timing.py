@@ -233,8 +233,9 @@ BLOCK_SECONDS, LEAST_TURNS = 0.02, 9
 """How long a turn is at least, and how many a session has at least."""
 AT_PACE_TURNS = 3
 """Times the sessions that were asked for: turns at the machine's pace that a timing needs."""
-PATIENCE = 3
-"""Times the sessions that were asked for, at most, until as many are at the machine's pace."""
+PATIENCE, REST_SECONDS = 3, 30.0
+"""Times the seconds that were asked for, at most, until a timing is at the machine's pace; and where it is known what
+that is, so many seconds at least."""
 HOW = "batch 1, sequential, all graph optimisations, denormals not flushed"
 
 
@@ -293,16 +294,17 @@ def time_runs(
     """The latency of whatever `open_runner` opens anew for each session: `seconds` in all, in turns with `reference`.
 
     Each session warms up by time and by runs. Turns count in which the machine runs at its pace: that of the quickest
-    session, or `rest_ms`, what the reference takes on this machine at rest, if that is less. There are up to three
-    times the sessions, or the seconds, until enough of them have such turns, the last one in its second half too. Where
-    this does not come about the last sessions count as they are, so a device that throttles for good is timed as slow
+    session, or `rest_ms`, what the reference takes on this machine at rest, if that is less. There are further sessions,
+    for three times the seconds and with `rest_ms` for half a minute, until enough of them have such turns, the last one
+    in its second half too. Where this does not come about the last sessions count as they are, so a device that throttles for good is timed as slow
     as it has become, and the timing is unstable. One that throttles in turns is timed in its quick moments: `at_pace`.
     """
     started = time.monotonic()
     pace = Reference(reference)
     timed: list[list[Turn]] = []
-    reached, end = False, reference.clock() + 1e9 * PATIENCE * seconds
-    while not reached and (len(timed) < sessions or (len(timed) < PATIENCE * sessions and reference.clock() < end)):
+    patience = max(PATIENCE * seconds, REST_SECONDS if rest_ms else 0.0)
+    reached, end = False, reference.clock() + 1e9 * patience
+    while not reached and (len(timed) < sessions or reference.clock() < end):
         runner = open_runner()
         runner.warm(warm_seconds, 3 if timed else warm_runs)
         timed.append(_session(runner, pace, seconds / sessions))

@@ -53,7 +53,7 @@ def time_model(
 
     The final number of a report takes 10 s. Each session warms up by time and by runs, then takes turns with a
     reference kernel, and turns count in which this was as quick as on the machine at rest: `rest_ms`, if a profile
-    knows it. While the machine is slower there are up to three times the sessions.
+    knows it. While the machine is slower there are more, for three times the seconds or half a minute.
     """
     return time_runs(
         lambda: session_runner(model, threads),

@@ -56,6 +56,12 @@ def open_bench(task: Task, run: Run, console: Console) -> Bench:
         work = f"timing it on {', '.join(here)}" if here else "its latency is predicted"
         console.say(f"teacher {task.teacher.name}: {work}")
         costs, timings = teacher_costs(task, profiles, run / "teacher")
+        for target, timing in timings.items():
+            if not timing.at_pace:
+                console.say(
+                    f"the teacher's latency on {target} may be too large, and budgets in percent of it too wide: the "
+                    "machine was slower than when its profile was measured"
+                )
         values = {
             "costs": {str(target): cost.to_dict() for target, cost in costs.items()},
             "timings": {str(target): asdict(timing) for target, timing in timings.items()},
