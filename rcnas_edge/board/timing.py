@@ -294,10 +294,11 @@ def time_runs(
     """The latency of whatever `open_runner` opens anew for each session: `seconds` in all, in turns with `reference`.
 
     Each session warms up by time and by runs. Turns count in which the machine runs at its pace: that of the quickest
-    session, or `rest_ms`, what the reference takes on this machine at rest, if that is less. There are further sessions,
-    for three times the seconds and with `rest_ms` for half a minute, until enough of them have such turns, the last one
-    in its second half too. Where this does not come about the last sessions count as they are, so a device that throttles for good is timed as slow
-    as it has become, and the timing is unstable. One that throttles in turns is timed in its quick moments: `at_pace`.
+    session, or `rest_ms`, what the reference takes on this machine at rest, if that is less. There are further
+    sessions, for three times the seconds and with `rest_ms` for half a minute, until enough of them have such turns,
+    the last one in its second half too. Where this does not come about the last sessions count as they are, so a device
+    that throttles for good is timed as slow as it has become, and the timing is unstable. One that throttles in turns
+    is timed in its quick moments: `at_pace`.
     """
     started = time.monotonic()
     pace = Reference(reference)
