@@ -143,6 +143,14 @@ def test_a_slow_model_takes_no_longer_than_its_least_turns(
     assert machine.nanoseconds / 1e9 == pytest.approx((20 + 2 * 3 + 3 * (3 + 9)) * share, rel=0.05)
 
 
+def test_a_session_of_a_slow_model_may_have_a_single_run_that_counts() -> None:
+    """Turns are single runs of 0.1 s; in the first session all but one are slow."""
+    machine = Machine(lambda second: 2.0 < second < 3.7)
+    timing = machine.timing(REFERENCE, model=100.0)
+    assert timing.p50_ms == pytest.approx(100.0)
+    assert 0.5 < timing.at_pace < 1.0
+
+
 def test_runs_that_are_interrupted_now_and_then_do_not_make_a_slow_model_unstable() -> None:
     machine, generator = Machine(never), np.random.default_rng(0)
 

@@ -319,7 +319,8 @@ def time_runs(
     if not reached:
         counting, at_pace = timed[-sessions:], 0
     of_sessions = [np.concatenate([turn.runs[0] for turn in turns]) for turns in counting]
-    blocks = [[np.median(part) for part in np.array_split(runs, min(BLOCKS, len(runs) // 3))] for runs in of_sessions]
+    parts = [np.array_split(runs, max(1, min(BLOCKS, len(runs) // 3))) for runs in of_sessions]
+    blocks = [[np.median(part) for part in each] for each in parts]
     middles = [float(np.median(runs)) for runs in of_sessions]
     within, between = max(map(_variation, blocks)), _variation(middles)
     every = np.concatenate([turn.runs[0] for turns in timed for turn in turns])
