@@ -23,7 +23,7 @@ from rcnas_edge.cost.feasibility import feasibility
 from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import BudgetError, InputError
 from rcnas_edge.measure.timing import Timing
-from rcnas_edge.pipeline import here, searching
+from rcnas_edge.pipeline import here, prepare, searching
 from rcnas_edge.pipeline.console import Console, Silent
 from rcnas_edge.pipeline.job import stage, tell
 from rcnas_edge.pipeline.outcome import advice, budgets_met, exit_code
@@ -376,6 +376,41 @@ def test_the_host_is_still_measured_beside_a_board_that_is_not(
     assert report["targets"][1]["latency"] == report["artefacts"][0]["latency"]
     assert {"p50_ms", "p95_ms", "stable"} <= set(report["targets"][1]["latency"])
     assert len([line for line in report["not_checked"] if "was predicted" in line]) == 1
+
+
+def test_a_profile_is_measured_anew_where_the_machine_outruns_it(
+    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's timing sees it, before a budget rests on the profile; a run that goes on measures nothing."""
+    true_timing, true_measuring, timed, measured = here.time_model, prepare.measure_profile, [], []
+
+    def twice_as_fast(model: Path, **settings: Any) -> Timing:
+        timing = true_timing(model, **settings)
+        timed.append(timing.reference_ms / 2)
+        return replace(timing, reference_ms=timing.reference_ms / 2, at_pace=1.0)
+
+    def measuring(*arguments: Any, **settings: Any) -> Profile:
+        measured.append(settings["quickest"])
+        return true_measuring(*arguments, **settings)
+
+    monkeypatch.setattr(here, "time_model", twice_as_fast)
+    monkeypatch.setattr(prepare, "measure_profile", measuring)
+    monkeypatch.setattr(prepare, "AT_PACE", 1.1)
+    for path in boards.glob("host*"):
+        path.unlink()
+    asked, console = replace(setting, profile="host"), Remembering()
+    bench = Pipeline(asked, Run(tmp_path / "a"), console).opened.bench
+    assert measured == [None, *timed]
+    assert len(timed) == 1
+    (said,) = (line for line in console.said if "this machine is" in line)
+    assert re.fullmatch(
+        r"this machine is [12]\.\d\d times as fast now as when the profile host was measured, and its .* slow", said
+    )
+    (profile,) = bench.profiles.values()
+    assert [entry["reference_ms"] for entry in profile.provenance] == pytest.approx(timed, rel=1e-6)
+    again = Pipeline(asked, Run(tmp_path / "a"), Silent()).opened.bench
+    assert again.profiles == bench.profiles
+    assert (len(measured), len(timed)) == (2, 1)
 
 
 def test_a_classifier_without_rows_has_no_percent_on_a_board(

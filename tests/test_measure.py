@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from rcnas_edge.measure import graph_of, measure_profile, runtime_here, time_mod
 from rcnas_edge.measure.calibration import Calibration, agreement
 from rcnas_edge.measure.planning import WEIGHT_BYTES, copies_of, ordered, plan, timed_part
 from rcnas_edge.measure.specimen import difference, specimen
+from rcnas_edge.measure.stopwatch import Outrun
 from rcnas_edge.measure.timing import open_session
 from rcnas_edge.nets.rows import RowWriter
 from rcnas_edge.nets.wrn_rows import WrnConfig, rows
@@ -288,7 +290,7 @@ class Known:
 
     def __init__(self, runtime: str, wrong: float = 1.0) -> None:
         self.runtime, self.wrong = runtime, wrong
-        self.pace, self.spread, self.passes, self.timed = 1.0, 0.0, 1, Counter()
+        self.pace, self.spread, self.passes, self.waited, self.timed = 1.0, 0.0, 1, 0.0, Counter()
 
     @staticmethod
     def ms(kernel) -> float:
@@ -377,6 +379,60 @@ def test_an_interrupted_measurement_resumes(tmp_path: Path, monkeypatch: pytest.
     assert set(begun.rows) < set(whole.rows)
     assert [(entry["complete"], entry["rows"]) for entry in whole.provenance] == [(True, len(whole.rows))]
     assert whole.provenance[0]["reference_ms"] == begun.provenance[0]["reference_ms"]
+
+
+class Quickening(Known):
+    """In the place of the stopwatch: a machine of these paces, of which each but the last is outrun after a while."""
+
+    paces: ClassVar[list[float]] = [0.05, 0.04, 0.03]
+    answers = 20
+
+    def __init__(self, threads: int, *, precision: str, pace: float | None, strict: bool) -> None:
+        super().__init__(runtime_here())
+        self.pace, self.strict = pace or self.paces[0], strict
+
+    def difference(self, kernel, copies: int) -> float:
+        if self.strict and self.timed.total() >= self.answers and self.pace > self.paces[-1]:
+            raise Outrun(self.paces[self.paces.index(self.pace) + 1])
+        return self.pace * super().difference(kernel, copies)
+
+    def network(self, layers) -> float:
+        return self.pace * sum(self.ms(kernel) for kernel, _ in kernels(layers, self.runtime))
+
+
+def test_a_table_is_of_one_pace_if_the_machine_becomes_quicker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "Stopwatch", Quickening)
+    monkeypatch.setattr(measure, "OUTRUN_AT_MOST", 2)
+    said: list[str] = []
+    profile = measure_profile(
+        "host", TINY, path=tmp_path / "host.toml", progress=lambda label, share: said.append(label)
+    )
+    assert [line for line in said if "times as fast" in line] == [
+        "the machine has become 1.25 times as fast: from the beginning",
+        "the machine has become 1.33 times as fast: from the beginning",
+    ]
+    assert [entry["reference_ms"] for entry in profile.provenance] == [0.03]
+    assert profile.provenance[0]["rows"] == len(profile.rows) > Quickening.answers
+    for row in profile.rows:
+        assert row.ms == pytest.approx(0.03 * Known.ms(row.kernel), rel=1e-3), "of the last pace alone"
+    assert read_profile(tmp_path / "host.toml") == profile
+
+
+def test_a_table_is_measured_anew_where_a_timing_has_seen_a_quicker_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "Stopwatch", Quickening)
+    path = tmp_path / "host.toml"
+    monkeypatch.setattr(Quickening, "paces", [0.05])
+    slow = measure_profile("host", TINY, path=path)
+    monkeypatch.setattr(Quickening, "paces", [0.03])
+    assert measure_profile("host", TINY, path=path, quickest=0.048) == slow, "that is no other pace"
+    quick = measure_profile("host", TINY, path=path, quickest=0.03)
+    assert [entry["reference_ms"] for entry in quick.provenance] == [0.03]
+    assert {row.kernel for row in quick.rows} == {row.kernel for row in slow.rows}
+    of_slow = {row.kernel: row.ms for row in slow.rows}
+    assert all(row.ms == pytest.approx(0.6 * of_slow[row.kernel], rel=1e-3) for row in quick.rows)
+    assert set(quick.scale) == set(slow.scale)
 
 
 def test_rows_are_written_while_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

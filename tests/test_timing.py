@@ -19,6 +19,7 @@ def as_it_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests take the pace of the true machine, and for a moment only."""
     monkeypatch.setattr(protocol, "PACE_SECONDS", 2.0)
     monkeypatch.setattr(protocol, "REST_SECONDS", 30.0)
+    monkeypatch.setattr(Pace, "patience", protocol.WAIT_SECONDS)
 
 
 class Machine:
@@ -203,9 +204,61 @@ def test_a_table_at_another_pace_than_it_was_begun_with_is_unsteady() -> None:
     assert pace.spread > protocol.STEADY
 
 
-def test_a_sample_waits_two_seconds_at_most() -> None:
+def test_a_table_waits_until_the_machine_is_back_at_the_pace_it_was_begun_with() -> None:
+    machine = Machine(lambda second: 3 < second < 25 or 40 < second < 55)
+    pace = Pace(machine.reference)
+    found = []
+    while machine.nanoseconds < 60e9:
+        found.append(difference(machine.runner(0.3), machine.runner(0.8), pace))
+    assert found == pytest.approx([0.5] * len(found))
+    assert pace.references == pytest.approx([REFERENCE] * len(found))
+    assert 30 < pace.waited < 37
+    assert pace.patience == pytest.approx(protocol.WAIT_SECONDS - pace.waited)
+
+
+def test_a_table_waits_a_minute_at_most() -> None:
     machine = Machine(lambda second: second > 3)
     pace = Pace(machine.reference)
+    while machine.nanoseconds < 90e9:
+        difference(machine.runner(0.3), machine.runner(0.8), pace)
+    assert pace.waited == pytest.approx(protocol.WAIT_SECONDS, rel=0.01)
+    before = machine.nanoseconds
+    difference(machine.runner(0.3), machine.runner(0.8), pace)
+    assert machine.nanoseconds - before < 1e9
+    assert pace.patience == 0.0
+
+
+@pytest.mark.parametrize(
+    ("slow", "outrun"),
+    [
+        (lambda second: second < 5, True),
+        (never, False),
+        (always, False),
+        (in_bursts, False),
+        (lambda second: second > 3, False),
+        (lambda second: not 5 < second < 5.5, False),
+    ],
+)
+def test_a_machine_that_becomes_quicker_for_more_than_a_moment_outruns_its_table(
+    slow: Callable[[float], bool], outrun: bool
+) -> None:
+    machine = Machine(slow)
+    pace, seen = Pace(machine.reference), False
+    pace.patience = 0.0
+    while machine.nanoseconds < 20e9 and not seen:
+        difference(machine.runner(0.3), machine.runner(0.8), pace)
+        seen = pace.outrun
+    assert seen == outrun
+    if outrun:
+        assert pace.quick == pytest.approx(REFERENCE)
+        assert pace.ms == pytest.approx(REFERENCE * SLOWER["reference"])
+        assert machine.nanoseconds < 10e9
+
+
+def test_a_sample_waits_two_seconds_at_most_where_there_is_no_patience_left() -> None:
+    machine = Machine(lambda second: second > 3)
+    pace = Pace(machine.reference)
+    pace.patience = 0.0
     machine.nanoseconds = round(4e9)
     network_ms(machine.runner(300.0), pace)
     assert machine.nanoseconds < 4e9 + 1.35 * 1e9 * (20 * 0.3 + 4 * 3 * 0.3 + 2.0)
@@ -215,6 +268,7 @@ def test_what_is_slow_for_long_becomes_the_pace() -> None:
     """A board that throttles: at first each sample waits, in the end it takes as many turns as at rest."""
     machine = Machine(lambda second: second > 4)
     pace, spent = Pace(machine.reference), []
+    pace.patience = 0.0
     while machine.nanoseconds < 60e9:
         before = machine.nanoseconds
         difference(machine.runner(0.3), machine.runner(0.8), pace)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SHARE_OF_NETWORKS = 0.2
 """Of a budget of time, kept for whole networks."""
+SHARE_OF_WAITING = 0.1
+"""Of a budget of time, at most, that is spent on waiting for the pace that the measuring was begun with."""
 
 
 class Session:
@@ -46,6 +48,8 @@ class Session:
 
         The first pass of the kernels leaves time for the networks.
         """
+        left = max(0.0, networks_until - time.monotonic())
+        self.pace.patience = min(self.pace.patience, SHARE_OF_WAITING * left)
         try:
             for turn in range(1, self.passes + 1):
                 self._each("pairs", turn, pairs_until if turn == 1 else networks_until, self._pair)

@@ -141,7 +141,9 @@ class Reference:
 # Short samples, for the many rows of a table
 
 TURNS, MOST_TURNS, MOST_SECONDS = 4, 32, 2.0
-"""Of a sample: turns at the machine's pace that it takes, and how long it waits for so many."""
+"""Of a sample: turns at the machine's pace that it takes, and how long it waits for so many in any case."""
+WAIT_SECONDS = 60.0
+"""How much longer the samples of a table wait in all until the machine is back at the pace it was begun with."""
 RUNS_PER_TURN, TURN_SECONDS = 20, 0.01
 PACE_SECONDS, RECENT = 2.0, 400
 """How long the pace is taken at first, and how many timings of the reference kernel say what it is now."""
@@ -153,8 +155,12 @@ class Pace:
     """How fast the machine runs, by a reference kernel that every sample is taken in turns with.
 
     `ms` is what the reference kernel takes at the pace that all times are brought to (that of an earlier measurement,
-    or of now); `references` are its timings beside the samples so far, those of a call that was killed included.
+    or of now); `references` are its timings beside the samples so far, those of a call that was killed included. The
+    samples wait for that pace while there is `patience`, in seconds; `waited` is what it has cost so far.
     """
+
+    patience = WAIT_SECONDS
+    waited = 0.0
 
     def __init__(self, reference: Runner, *, ms: float | None = None, references: Sequence[float] = ()) -> None:
         self.reference, self.references = Reference(reference), list(references)
@@ -163,8 +169,18 @@ class Pace:
         while len(self.recent) < 9 or reference.clock() < end:
             self.recent.append(self.reference.ms())
             reference.warm(PACE_SECONDS / RECENT, 0)  # so that they are of the whole time
+        self.ms = ms or self.quick
+
+    @property
+    def quick(self) -> float:
+        """ms of the reference kernel while the machine was at its pace of late."""
         found = np.array(self.recent)
-        self.ms = ms or float(np.median(found[found <= AT_PACE * self.now]))
+        return float(np.median(found[found <= AT_PACE * self.now]))
+
+    @property
+    def outrun(self) -> bool:
+        """Whether the machine has become quicker than the pace `ms`, and for more than a moment."""
+        return AT_PACE * float(np.percentile(self.recent, 25)) < self.ms
 
     @property
     def now(self) -> float:
@@ -179,20 +195,25 @@ class Pace:
     def runs(self, *works: Callable[[], np.ndarray]) -> list[np.ndarray]:
         """ms of the runs that each of these gives, brought to the pace `ms`; all of them are timed in turns.
 
-        Turns count in which the machine runs at its pace of now. Where it does not while they are waited for, the
-        quickest by the reference kernel count, and what is wrong with them is left to further samples.
+        Turns count in which the machine runs at its pace: that of now, or `ms` if it is quicker and there is patience
+        left. Where it does not while they are waited for, the quickest by the reference kernel count, and what is wrong
+        with them is left to further samples.
         """
-        taken: list[Turn] = []
+        quickest: list[Turn] = []
         clock = self.reference.runner.clock
-        end = clock() + 1e9 * MOST_SECONDS
-        for turn in self.reference.turns(*works):
-            taken.append(turn)
+        due, end = math.inf, clock() + 1e9 * MOST_SECONDS
+        for count, turn in enumerate(self.reference.turns(*works), start=1):
+            quickest = sorted([*quickest, turn], key=lambda one: one.slower)[:TURNS]
             self.recent = [*self.recent, turn.after][-RECENT:]
-            at_pace = [one for one in taken if one.slower <= AT_PACE * self.now]
-            waited = len(taken) >= MOST_TURNS or clock() >= end
-            if len(at_pace) >= TURNS or (waited and len(taken) >= TURNS):
+            if count >= MOST_TURNS or (clock() >= end and count >= TURNS):
+                due = min(due, clock())
+            limit = AT_PACE * (min(self.now, self.ms) if self.patience else self.now)
+            enough = count >= TURNS and quickest[-1].slower <= limit
+            if enough or clock() >= due + 1e9 * self.patience:
                 break
-        counting = at_pace or sorted(taken, key=lambda one: one.slower)[:TURNS]
+        longer = max(0.0, (clock() - due) / 1e9)
+        self.waited, self.patience = self.waited + longer, max(0.0, self.patience - longer)
+        counting = [one for one in quickest if one.slower <= limit] or quickest
         self.references.append(float(np.median([(one.before + one.after) / 2 for one in counting])))
         drift = self.references[-1] / self.ms
         return [np.concatenate([one.runs[place] for one in counting]) / drift for place in range(len(works))]

@@ -79,6 +79,8 @@ class Setting:
     seen: Mapping[str, Any]
     failed: Mapping[str, str]
 
+    waited = 0.0
+
     @property
     def spread(self) -> float:
         """How far the reference kernel was from its pace, as a share."""

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from rcnas_edge.board.layout import block_of
-from rcnas_edge.board.timing import STEADY
+from rcnas_edge.board.timing import AT_PACE, STEADY
 from rcnas_edge.errors import InputError
 from rcnas_edge.measure.calibration import Pair, agreement, fit
 from rcnas_edge.measure.planning import copies_of, ordered, plan, timed_part
 from rcnas_edge.measure.rowgraph import check_rows, graph_of
 from rcnas_edge.measure.specimen import difference
-from rcnas_edge.measure.stopwatch import KernelTimer, Stopwatch
+from rcnas_edge.measure.stopwatch import KernelTimer, Outrun, Stopwatch
 from rcnas_edge.measure.timing import Timing, layout_probe, time_model
 from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, machine, read_profile, save_profile
 from rcnas_edge.profile.device import megabytes_of_weights
@@ -57,6 +57,8 @@ MEASURABLE = ("fp32", "int8")
 LEAST_MS, ENOUGH_TO_TELL = 1e-4, 3
 """The row of a kernel without MACs that so many samples do not show: it takes no time that could be seen."""
 SAVE_SECONDS = 2.0
+OUTRUN_AT_MOST = 2
+"""How often a measurement begins anew because the machine has become quicker."""
 ESTIMATED = -1
 """In the place of a network's digest in a pair whose sum rests on estimates: a later call does not fit to it."""
 
@@ -74,6 +76,7 @@ def measure_profile(
     base: Profile | None = None,
     progress: Progress | None = None,
     path: Path | None = None,
+    quickest: float | None = None,
 ) -> Profile:
     """Measure what predicts the latency of these networks (a few hundred of a space) on this machine, and keep it.
 
@@ -82,6 +85,10 @@ def measure_profile(
     every prediction says which share of it is measured. While there is time, the new rows are timed in up to `passes`
     passes and their medians kept. `calibration` whole networks then fix the overhead of a call and a scale, and `check`
     others say how good the predictions are (`CALIBRATION` and `CHECK` by default).
+
+    All of it is of one pace of the machine. Where that turns out to be quicker than it was when the rows were timed, or
+    than `quickest`, what the reference kernel takes (ms) by an earlier timing, these are dropped and it begins anew,
+    with the whole budget. It waits up to a minute for a pace that is known, which no budget pays for.
     """
     if budget_seconds <= 0 or threads < 1 or passes < 1:
         raise InputError(
@@ -93,7 +100,6 @@ def measure_profile(
         check_rows(layers)
     if not networks:
         raise InputError("a profile is measured for at least one network, got none: pass rows of the space")
-    started = time.monotonic()
     path = cache_path(name) if path is None else Path(path)
     if precision not in MEASURABLE:
         raise InputError(
@@ -103,12 +109,40 @@ def measure_profile(
     known, setting = _start(target, base, path), target.setting
     entries = [entry for entry in known.provenance if entry.get("setting") == setting]
     former = [ms for entry in entries if isinstance(ms := entry.get("reference_ms"), int | float)]
-    timer = Stopwatch(threads, precision=precision, pace=former[0] if former else None)
-    measurement = Measurement(known, path, target, timer, progress or (lambda label, share: None))
-    measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds, passes)
+    pace = former[0] if former else None
     counts = (CALIBRATION if calibration is None else calibration, CHECK if check is None else check)
-    measurement.whole_networks(networks, timer.network, started + budget_seconds, counts)
+    progress = progress or (lambda label, share: None)
+    if quickest and pace and AT_PACE * quickest < pace:
+        known, pace = _without(known, setting), quickest
+    for strict in (True,) * OUTRUN_AT_MOST + (False,):
+        started = time.monotonic()
+        timer = Stopwatch(threads, precision=precision, pace=pace, strict=strict)
+        measurement = Measurement(known, path, target, timer, progress)
+        try:
+            measurement.rows(networks, started + (1 - SHARE_OF_NETWORKS) * budget_seconds, passes)
+            measurement.whole_networks(networks, timer.network, started + budget_seconds, counts)
+            break
+        except Outrun as outrun:
+            progress(f"the machine has become {timer.pace / outrun.ms:.2f} times as fast: from the beginning", 0.0)
+            known, pace = _without(measurement.profile, setting), outrun.ms
     return measurement.profile
+
+
+def _without(profile: Profile, setting: str) -> Profile:
+    """The profile without what was measured in a setting."""
+
+    def others(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key != setting and not key.startswith(f"{setting}/")}
+
+    return replace(
+        profile,
+        rows=tuple(row for row in profile.rows if row.setting != setting),
+        scale=others(profile.scale),
+        overhead_ms=others(profile.overhead_ms),
+        streaming=others(profile.streaming),
+        validation=others(profile.validation),
+        provenance=tuple(entry for entry in profile.provenance if entry.get("setting") != setting),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -220,7 +254,7 @@ class Measurement:
         try:
             for turn in range(passes):
                 for place, kernel in enumerate(todo):
-                    if time.monotonic() > deadline:
+                    if self._late(deadline):
                         if turn == 0:
                             log.warning(
                                 "the time for measuring is spent, %d of %d kernels stay estimates",
@@ -236,6 +270,10 @@ class Measurement:
             for kernel, problem in self.problems.items():
                 if kernel not in self.samples or self._ms(kernel) is None:
                     log.warning("%s", problem)
+
+    def _late(self, deadline: float) -> bool:
+        """Whether this moment of the monotonic clock has passed, but for what was waited."""
+        return time.monotonic() - self.timer.waited > deadline
 
     def _sample(self, kernel: Kernel) -> None:
         """Time a kernel once more; its row is the median so far."""
@@ -313,7 +351,7 @@ class Measurement:
         found: list[list[float]] = []
         for turn in range(VISITS):
             for place, layers in enumerate(networks):
-                if time.monotonic() > deadline and len(found) >= 3:
+                if self._late(deadline) and len(found) >= 3:
                     return [float(np.median(times)) for times in found]
                 self.progress("whole networks", (turn + place / len(networks)) / VISITS)
                 if turn == 0:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rcnas_edge.board.timing import AT_PACE
 from rcnas_edge.calibrating import Calibration
 from rcnas_edge.cost import Cost, costs_of
 from rcnas_edge.cost.feasibility import Feasibility, feasibility
@@ -23,7 +24,7 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.export import export_in, exporter, facts
 from rcnas_edge.measure import MEASURABLE, Timing, measure_profile
 from rcnas_edge.pipeline.console import Console
-from rcnas_edge.pipeline.here import ENOUGH, is_here, time_on
+from rcnas_edge.pipeline.here import ENOUGH, at_rest, is_here, time_on
 from rcnas_edge.pipeline.run import Run
 from rcnas_edge.profile import Profile, Target, cache_path, load_profile, read_profile, save_profile
 from rcnas_edge.space import Architecture, Layer, Space
@@ -46,11 +47,7 @@ SAMPLED_NETWORKS = 600
 def open_bench(task: Task, run: Run, console: Console) -> Bench:
     """The task with the profiles of its targets and the teacher's costs: measured where they are not known yet."""
     profiles = {target: device_profile(task, target, run, console) for target in task.targets}
-    depends: dict[str, Any] = {
-        "teacher": task.teacher.digest,
-        "profiles": {str(target): profile.digest() for target, profile in profiles.items()},
-    }
-    known = run.done("teacher/cost.json", depends)
+    known = run.done("teacher/cost.json", _of_teacher(task, profiles))
     if known is None:
         here = [str(target) for target, profile in profiles.items() if is_here(profile)]
         work = f"timing it on {', '.join(here)}" if here else "its latency is predicted"
@@ -62,14 +59,28 @@ def open_bench(task: Task, run: Run, console: Console) -> Bench:
                     f"the teacher's latency on {target} may be too large, and budgets in percent of it too wide: the "
                     "machine was slower than when its profile was measured"
                 )
+            elif (before := at_rest([profiles[target]], target.threads)) and AT_PACE * timing.reference_ms < before:
+                console.say(
+                    f"this machine is {before / timing.reference_ms:.2f} times as fast now as when the profile "
+                    f"{target.profile} was measured, and its predictions are that much too slow"
+                )
+                if profiles[target].on_first_use:
+                    device_profile(task, target, run, console, quickest=timing.reference_ms)
+        profiles = {target: device_profile(task, target, run, console) for target in task.targets}
         values = {
             "costs": {str(target): cost.to_dict() for target, cost in costs.items()},
             "timings": {str(target): asdict(timing) for target, timing in timings.items()},
         }
-        known = run.keep("teacher/cost.json", depends, values)
+        known = run.keep("teacher/cost.json", _of_teacher(task, profiles), values)
     costs = {target: Cost.from_dict(known["costs"][str(target)]) for target in profiles}
     timed = tuple(target for target in profiles if str(target) in known["timings"])
     return Bench(task, profiles, costs, teacher_robust(task, Run(run.shared), console), timed)
+
+
+def _of_teacher(task: Task, profiles: Mapping[Target, Profile]) -> dict[str, Any]:
+    """What the teacher's costs depend on."""
+    digests = {str(target): profile.digest() for target, profile in profiles.items()}
+    return {"teacher": task.teacher.digest, "profiles": digests}
 
 
 def teacher_robust(task: Task, run: Run, console: Console) -> float:
@@ -105,14 +116,17 @@ def check_profile(target: Target, run: Run) -> Profile:
     return profile
 
 
-def device_profile(task: Task, target: Target, run: Run, console: Console) -> Profile:
-    """The run's own copy of a target's profile, made on first use; `host` is measured and kept for this machine."""
+def device_profile(task: Task, target: Target, run: Run, console: Console, *, quickest: float | None = None) -> Profile:
+    """The run's own copy of a target's profile, made on first use; `host` is measured and kept for this machine.
+
+    It is measured anew if that was at a slower pace than `quickest`, what the reference kernel takes, in ms.
+    """
     copy = run / "profile" / f"{target.profile}.toml"
-    profile = check_profile(target, run)
-    if copy.is_file():
+    profile = check_profile(target, run) if quickest is None else load_profile(target.profile)
+    if copy.is_file() and quickest is None:
         return profile
     networks = [*sampled_layers(task.space, task.setting.seed), *([task.teacher.layers] if task.teacher.layers else [])]
-    if profile.on_first_use and not covered(profile, networks, target):
+    if profile.on_first_use and (quickest or not covered(profile, networks, target)):
         started = time.perf_counter()
         with console.task(f"measuring the profile {profile.name} (kept for this machine)", 1.0) as advance:
             profile = measure_profile(
@@ -124,6 +138,7 @@ def device_profile(task: Task, target: Target, run: Run, console: Console) -> Pr
                 base=profile,
                 progress=lambda text, share: advance(share, text),
                 path=cache_path(profile.name),
+                quickest=quickest,
             )
         console.say(f"profile {profile.name}: {len(profile.rows)} rows in {time.perf_counter() - started:.0f} s")
     if words := profile.outside(networks[0]):
