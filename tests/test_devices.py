@@ -378,6 +378,36 @@ def test_the_host_is_still_measured_beside_a_board_that_is_not(
     assert len([line for line in report["not_checked"] if "was predicted" in line]) == 1
 
 
+def test_a_finalist_that_misses_on_a_slow_machine_is_timed_anew(
+    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice in a row it is slow; after the second one the first is timed anew, and that is what is kept."""
+    true, timed = here.time_model, []
+
+    def slow_at_first(model: Path, **settings: Any) -> Timing:
+        timing = replace(true(model, **settings), at_pace=1.0)
+        if Path(model).parent.name == "measured":
+            timed.append(timing.p50_ms)
+            if len(timed) <= 2:
+                return replace(timing, p50_ms=9.0, stable=False, at_pace=0.0)
+        return timing
+
+    monkeypatch.setattr(here, "time_model", slow_at_first)
+    asked, console = replace(setting, profile="host", max_latency="5ms"), Remembering()
+    picked = Pipeline(asked, Run(tmp_path / "a"), console).searching.pick()
+    assert picked["finalists"][0]["costs"]["host/fp32/1"]["latency"] == timed[3]
+    assert picked["picks"] == picked["finalists"][0]["picks"]
+    said = [line for line in console.said if line.startswith("finalist 1")]
+    assert [line.rsplit(", ", 1)[1] for line in said] == [
+        "to be timed again: the machine was slow",
+        "within the budgets",
+    ]
+    record = tmp_path / f"a/measured/{'-'.join(map(str, picked['picks']))}.json"
+    assert json.loads(record.read_text())["timings"]["host/fp32/1"]["p50_ms"] == timed[3]
+    assert Pipeline(asked, Run(tmp_path / "a"), Silent()).searching.pick() == picked
+    assert len(timed) == 4
+
+
 def test_a_profile_is_measured_anew_where_the_machine_outruns_it(
     boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_pipeline import Remembering
 
 from rcnas_edge.cost import Budget, Cost
+from rcnas_edge.errors import BudgetError
 from rcnas_edge.pipeline import searching
-from rcnas_edge.pipeline.searching import Searching, _missed
+from rcnas_edge.pipeline.searching import Finalist, Searching, _missed
 from rcnas_edge.profile import Target
+from rcnas_edge.space import Architecture, Gene
 
 
 def test_only_missed_budgets_are_named_each_with_the_least_measured():
@@ -78,3 +81,86 @@ def test_one_target_that_is_close_has_every_target_timed_once_more(monkeypatch: 
     opened = SimpleNamespace(run=None, console=None, setting=None, bench=bench)
     found = Searching(opened)._timed(Path("model.onnx"))
     assert [found[target].p50_ms for target in targets] == [1.1, 1.98]
+
+
+class Kept:
+    """A run in memory: what `Run` keeps, without what it depends on."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict] = {}
+
+    def done(self, name: str, depends: object) -> dict | None:
+        return self.records.get(name)
+
+    def keep(self, name: str, depends: object, values: dict) -> dict:
+        self.records[name] = values
+        return values
+
+
+class Picking(Searching):
+    """Three recommended networks; `visits` says what each file takes, time after time, and whether at the pace."""
+
+    def __init__(self, visits: dict[int, list[tuple[float, bool]]], finalists: int = 3) -> None:
+        self.visits, self.order, console = visits, [], Remembering()
+        space = SimpleNamespace(
+            genes=(Gene("width", tuple(range(9))),), describe=lambda architecture: {"width": architecture.picks[0]}
+        )
+        budgets = [Budget(Target(), "latency", 2.0, "2ms")]
+        bench = SimpleNamespace(budgets=budgets, targets=(Target(),), here=(Target(),), cost=None)
+        family = SimpleNamespace(name="none")
+        super().__init__(
+            SimpleNamespace(
+                run=Kept(),
+                console=console,
+                setting=SimpleNamespace(finalists=finalists),
+                bench=bench,
+                task=SimpleNamespace(family=family, space=space),
+            )
+        )
+
+    def search(self) -> dict:
+        return {"recommended": [[place] for place in self.visits]}
+
+    def depends(self) -> dict:
+        return {}
+
+    def finalist(self, architecture: Architecture, *, anew: bool = False) -> Finalist:
+        (place,) = architecture.picks
+        self.order.append((place, anew))
+        ms, at_pace = self.visits[place].pop(0)
+        return Finalist(
+            architecture, {Target(): Cost(macs=1, params=1, size=1, memory=1, latency=ms)}, ms <= 2.0, not at_pace
+        )
+
+    def _latencies(self, architecture: Architecture, measured: object) -> str:
+        return f"network {architecture.picks[0]}"
+
+
+def test_finalists_that_miss_while_the_machine_is_slow_are_timed_again_after_the_others() -> None:
+    """The first one keeps its limit then; the second is over it at the machine's pace, and that counts."""
+    picking = Picking({0: [(2.6, False), (1.9, True)], 1: [(2.1, True)], 2: [(1.5, True)]})
+    picked = picking.pick()
+    assert picked["picks"] == [0]
+    assert picking.order == [(0, False), (1, False), (2, False), (0, True)]
+    assert [one["met"] for one in picked["finalists"]] == [True, False, True]
+    assert picked["finalists"][0]["costs"]["host/fp32/1"]["latency"] == 1.9
+    assert picking.console.said == [
+        "finalist 1: network 0, OVER the budgets, to be timed again: the machine was slow",
+        "finalist 2: network 1, OVER the budgets",
+        "finalist 3: network 2, within the budgets",
+        "finalist 1, timed again: network 0, within the budgets",
+    ]
+
+
+def test_a_finalist_that_keeps_its_limit_on_a_slow_machine_is_not_timed_again() -> None:
+    picking = Picking({0: [(1.9, False)], 1: [(2.6, False), (2.5, False)]}, finalists=2)
+    assert picking.pick()["picks"] == [0]
+    assert picking.order == [(0, False), (1, False), (1, True)]
+    assert picking.console.said[-1].endswith("OVER the budgets, and the machine was still slow")
+
+
+def test_where_every_network_is_slow_each_is_timed_once_more_before_the_search_has_failed() -> None:
+    picking = Picking({place: [(2.6, False), (2.4, False)] for place in range(3)}, finalists=1)
+    with pytest.raises(BudgetError, match=r"none of the 3 recommended .* the least measured is 2.4 ms"):
+        picking.pick()
+    assert [place for place, anew in picking.order if anew] == [0, 1, 2]

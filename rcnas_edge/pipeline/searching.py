@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,18 @@ training, so that a trained run can be trained anew in another way after the sam
 
 CLOSE = 0.03
 """Share of a latency's limit: a finalist that is nearer to it than timings repeat themselves is timed once more."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network with what its file takes: whether it keeps every budget, and whether the machine was slow when it was
+    timed (`Timing.at_pace`).
+    """
+
+    architecture: Architecture
+    costs: Mapping[Target, Cost]
+    met: bool
+    slow: bool
 
 
 class Searching:
@@ -168,43 +180,52 @@ class Searching:
     def pick(self) -> dict[str, Any]:
         """Export and time the recommended ones for real; the best judged that keeps every budget is picked.
 
-        On a target that is not this machine the prediction counts.
+        On a target that is not this machine the prediction counts. One that misses while the machine is not at its pace
+        is timed again after the others.
         """
         found, bench, space = self.search(), self.opened.bench, self.opened.task.space
         depends = {"search": self.depends(), "finalists": self.setting.finalists}
         done = self.run.done("architecture.json", depends)
         if done is not None:
             return done
-        finalists: list[dict[Target, Cost]] = []
-        kept: list[dict[str, Any]] = []
-        chosen = None
+        finalists: list[Finalist] = []
         for rank, picks in enumerate(found["recommended"]):
-            if rank >= self.setting.finalists and chosen is not None:
+            if rank >= self.setting.finalists and any(one.met for one in finalists):
                 break
-            architecture = Architecture(tuple(picks))
-            measured = self.measured_costs(architecture)
-            met = all(budget.met(measured[budget.target]) for budget in bench.budgets)
-            finalists.append(measured)
-            costs = {str(target): cost.to_dict() for target, cost in measured.items()}
-            kept.append({"picks": picks, "costs": costs, "met": met})
-            words = self._latencies(architecture, measured)
-            self.console.say(f"finalist {rank + 1}: {words}, {'within' if met else 'OVER'} the budgets")
-            if met and chosen is None:
-                chosen = architecture
+            finalists.append(self.finalist(Architecture(tuple(picks))))
+            self._say(f"finalist {rank + 1}", finalists[-1], ", to be timed again: the machine was slow")
+        for rank, one in enumerate(finalists):
+            if not one.met and one.slow:
+                finalists[rank] = self.finalist(one.architecture, anew=True)
+                self._say(f"finalist {rank + 1}, timed again", finalists[rank], ", and the machine was still slow")
+        chosen = next((one.architecture for one in finalists if one.met), None)
         if chosen is None:
-            missed = _missed(finalists, bench.budgets, several=len(bench.targets) > 1)
+            missed = _missed([one.costs for one in finalists], bench.budgets, several=len(bench.targets) > 1)
             raise BudgetError(
-                f"budgets hold for the measured artefact, none of the {len(kept)} recommended networks keeps them all "
-                f"({missed}): allow more, or search longer with --evaluations"
+                f"budgets hold for the measured artefact, none of the {len(finalists)} recommended networks keeps them "
+                f"all ({missed}): allow more, or search longer with --evaluations"
             )
         values = {
             "family": self.opened.task.family.name,
             "picks": list(chosen.picks),
             "options": named(space.genes, chosen),
             "network": space.describe(chosen),
-            "finalists": kept,
+            "finalists": [
+                {
+                    "picks": list(one.architecture.picks),
+                    "costs": {str(target): cost.to_dict() for target, cost in one.costs.items()},
+                    "met": one.met,
+                }
+                for one in finalists
+            ],
         }
         return self.run.keep("architecture.json", depends, values)
+
+    def _say(self, name: str, finalist: Finalist, if_slow: str) -> None:
+        """How a finalist stands, with these words after it where it missed while the machine was slow."""
+        words = f"{name}: {self._latencies(finalist.architecture, finalist.costs)}"
+        slow = if_slow if finalist.slow and not finalist.met else ""
+        self.console.say(f"{words}, {'within' if finalist.met else 'OVER'} the budgets{slow}")
 
     def _latencies(self, architecture: Architecture, measured: Mapping[Target, Cost]) -> str:
         """Predicted and, where the target is this machine, measured, in words."""
@@ -215,10 +236,10 @@ class Searching:
             words.append(f"{where}{show('latency', bench.cost(architecture, target).latency)} predicted{here}")
         return "; ".join(words)
 
-    def measured_costs(self, architecture: Architecture) -> dict[Target, Cost]:
+    def finalist(self, architecture: Architecture, *, anew: bool = False) -> Finalist:
         """The predicted costs with what the exported file really takes put in; kept before it is used.
 
-        That is its size, and its latency on each target that is this machine.
+        That is its size, and its latency on each target that is this machine, or timed `anew`.
         """
         task, here = self.opened.task, timed(self.opened.bench)
         key = f"measured/{'-'.join(map(str, architecture.picks))}"
@@ -228,7 +249,7 @@ class Searching:
             "opset": self.setting.opset,
             "precision": self.setting.aim,
         }
-        known = self.run.done(f"{key}.json", depends)
+        known = None if anew else self.run.done(f"{key}.json", depends)
         if known is None:
             path = self.run / f"{key}.{self.setting.format}"
             student = task.student(architecture, seed=self.setting.seed).eval()
@@ -246,7 +267,9 @@ class Searching:
             for left in path.parent.glob(path.name + "*"):
                 left.unlink()
         found = {target: Timing(**known["timings"][str(target)]) for target in here}
-        return real_costs(self.opened.bench.costs(architecture), known["bytes"], found)
+        costs = real_costs(self.opened.bench.costs(architecture), known["bytes"], found)
+        met = all(budget.met(costs[budget.target]) for budget in self.opened.bench.budgets)
+        return Finalist(architecture, costs, met, not all(timing.at_pace for timing in found.values()))
 
     def _timed(self, path: Path) -> dict[Target, Timing]:
         """The latencies of a file here; timed longer where one keeps its limit narrowly, or misses it unstably.
