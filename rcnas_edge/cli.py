@@ -607,6 +607,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: the same command resumes", err=True)
         code = INTERRUPTED
+        exec("")  # where an exec was interrupted, CPython's -m dies by SIGINT and drops the code, unless one ends well
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -184,6 +184,19 @@ def test_sigterm_is_130_and_resumable(tmp_path: Path) -> None:
         pass
 
 
+def test_an_interrupt_in_the_midst_of_an_exec_is_130_too(tmp_path: Path) -> None:
+    """Dataclasses, torch and others execute code that they write; CPython takes such an interrupt for unhandled."""
+    (tmp_path / "interrupted.py").write_text(
+        "from rcnas_edge import cli\n"
+        "cli.cli.main = lambda **settings: exec('raise KeyboardInterrupt')\n"
+        "cli.main(['compress'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted: the same command resumes\n")
+
+
 def test_what_killed_processes_left_half_written_goes(tmp_path: Path) -> None:
     """Of processes that live, and of other files, nothing."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
