@@ -47,7 +47,7 @@ def candidates(count: int = 40) -> list[dict[str, Any]]:
 def board_seen() -> dict[str, Any]:
     """What a board found of the file of `run_values`."""
     latency = {"p50_ms": 1.31, "p95_ms": 1.42, "stable": True, "runtime": "onnxruntime 1.15.0", "threads": 1}
-    latency |= {"runs": 7695, "provider": "CPUExecutionProvider", "at_pace": 0.62}
+    latency |= {"runs": 7695, "provider": "CPUExecutionProvider", "at_pace": 0.62, "share": 0.55}
     replay = {
         "decision": "replay agrees",
         "reasons": [
@@ -288,6 +288,7 @@ def run_values() -> dict[str, Any]:
                     "runs": 31_004,
                     "provider": "CPUExecutionProvider",
                     "at_pace": 0.874,
+                    "share": None,
                 },
                 "verdict": verdict,
             }

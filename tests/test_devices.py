@@ -18,7 +18,7 @@ from search_doubles import ToySpace
 from test_pipeline import Remembering
 
 from rcnas_edge import cli
-from rcnas_edge.cost import Cost, Limit, resolve_all
+from rcnas_edge.cost import Budget, Cost, Limit, resolve_all
 from rcnas_edge.cost.feasibility import feasibility
 from rcnas_edge.embedding import ENTRIES
 from rcnas_edge.errors import BudgetError, InputError
@@ -274,7 +274,35 @@ def test_a_run_that_was_timed_on_another_machine_is_read_there_and_not_timed_ane
     assert here.timed(bench) == (A,)
     assert here.predicted(bench) == (B,)
     with pytest.raises(InputError, match=r"board-a/fp32/1 was measured on another one.*another --out"):
-        here.time_here(Path("model.onnx"), bench, seconds=1.0)
+        here.time_here(Path("model.onnx"), bench, seconds=1.0, teacher=Path("teacher.onnx"))
+
+
+def test_a_limit_in_percent_is_held_against_the_teacher_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher took 2 ms at first; now all is twice as slow, so that 2.2 ms are 55 % of it, and count as 1.1 ms."""
+    entry = {"covers": ["table"], "kind": "measured", **machine(), "threads": 1, "reference_ms": 0.5}
+    lab = Profile("lab", "v", "onnxruntime", provenance=(entry,))
+    share, plain = Target("lab", "fp32", 1), Target("lab", "int8", 1)
+    budgets = [
+        Budget(share, "latency", 1.2, "60%", 2.0, relative=True),
+        Budget(plain, "latency", 1.2, "1.2ms", 2.0),
+        Budget(plain, "macs", 9.0, "40%", 20.0, relative=True),
+    ]
+    bench = SimpleNamespace(
+        profiles={share: lab, plain: lab}, targets=(share, plain), here=(share, plain), budgets=budgets
+    )
+    asked = []
+
+    def time_beside(model: Path, other: Path, **settings: Any) -> tuple[Any, Any]:
+        asked.append((model.name, other.name, settings))
+        return SimpleNamespace(p50_ms=2.2), SimpleNamespace(p50_ms=4.0)
+
+    monkeypatch.setattr(here, "time_beside", time_beside)
+    monkeypatch.setattr(here, "time_model", lambda model, **settings: SimpleNamespace(p50_ms=2.2))
+    found = here.time_here(Path("model.onnx"), bench, seconds=1.0, teacher=Path("teacher.onnx"))
+    assert asked == [("model.onnx", "teacher.onnx", {"threads": 1, "seconds": 1.0, "rest_ms": 0.5})]
+    assert (found[share].ms, found[share].share) == (pytest.approx(1.1), pytest.approx(0.55))
+    assert found[share].words == "2.2 ms (55.0 % of the teacher's beside it)"
+    assert (found[plain].ms, found[plain].share, found[plain].words) == (2.2, None, "2.2 ms")
 
 
 def test_only_the_devices_that_are_listed_share_what_lies_around(tmp_path: Path) -> None:
@@ -403,9 +431,43 @@ def test_a_finalist_that_misses_on_a_slow_machine_is_timed_anew(
         "within the budgets",
     ]
     record = tmp_path / f"a/measured/{'-'.join(map(str, picked['picks']))}.json"
-    assert json.loads(record.read_text())["timings"]["host/fp32/1"]["p50_ms"] == timed[3]
+    assert json.loads(record.read_text())["timings"]["host/fp32/1"]["ms"] == timed[3]
     assert Pipeline(asked, Run(tmp_path / "a"), Silent()).searching.pick() == picked
     assert len(timed) == 4
+
+
+def test_a_machine_that_is_slow_moves_no_budget_in_percent(
+    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never comes to its pace: the teacher is predicted, as students are, and shares are measured."""
+    true_alone, true_beside = here.time_model, here.time_beside
+
+    def slowed(timing: Timing) -> Timing:
+        return replace(timing, p50_ms=3 * timing.p50_ms, at_pace=0.0, stable=False)
+
+    monkeypatch.setattr(here, "time_model", lambda *model, **settings: slowed(true_alone(*model, **settings)))
+
+    def twice_as_long(model: Path, teacher: Path, **settings: Any) -> tuple[Timing, Timing]:
+        timing = slowed(true_beside(model, teacher, **settings)[0])
+        return timing, replace(timing, p50_ms=2 * timing.p50_ms)
+
+    monkeypatch.setattr(here, "time_beside", twice_as_long)
+    asked, console = replace(setting, profile="host", max_latency="99%"), Remembering()
+    report = exported(asked, tmp_path / "a", console)
+    pipeline = Pipeline(asked, Run(tmp_path / "a"), Silent())
+    target, bench = Target("host"), pipeline.opened.bench
+    predicted = bench.profiles[target].latency(pipeline.opened.task.teacher.layers, target)[0]
+    (row,), latency = report["budgets"], report["artefacts"][0]["latency"]
+    assert row["teacher"] == bench.teacher_cost.latency == pytest.approx(predicted)
+    assert row["limit"] == pytest.approx(0.99 * predicted)
+    assert row["measured"] == pytest.approx(predicted / 2)
+    assert (row["basis"], row["met"], latency["share"]) == ("measured beside the teacher", True, 0.5)
+    assert pipeline.shipping.timed()[target].ms == row["measured"]
+    assert any(line.startswith("the teacher's latency on host/fp32/1 is predicted, ") for line in console.said)
+    html = (tmp_path / "a/report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "50.0 % of the teacher, beside the teacher" in html
+    (tmp_path / "a/teacher/teacher.onnx").unlink()
+    assert pipeline.opened.teacher_file.is_file(), "it is written again where it is needed"
 
 
 def test_a_profile_is_measured_anew_where_the_machine_outruns_it(

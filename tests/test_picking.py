@@ -17,6 +17,12 @@ from rcnas_edge.profile import Target
 from rcnas_edge.space import Architecture, Gene
 
 
+def opened_on(budgets: list[Budget]) -> SimpleNamespace:
+    """A task that has nothing but budgets and a teacher's file."""
+    bench = SimpleNamespace(budgets=budgets)
+    return SimpleNamespace(run=None, console=None, setting=None, bench=bench, teacher_file=Path("teacher.onnx"))
+
+
 def test_only_missed_budgets_are_named_each_with_the_least_measured():
     costs = [
         Cost(macs=9_000, params=10, size=900, memory=1, latency=0.30),
@@ -56,16 +62,15 @@ def test_a_finalist_close_below_its_limit_or_unstably_above_it_is_timed_longer(
     monkeypatch.setattr(searching, "TIMING_SECONDS", 3.0)
     monkeypatch.setattr(searching, "FINAL_TIMING_SECONDS", 10.0)
 
-    def time_here(path: Path, bench: object, *, seconds: float) -> dict[Target, SimpleNamespace]:
+    def time_here(path: Path, bench: object, *, seconds: float, teacher: Path) -> dict[Target, SimpleNamespace]:
         asked.append(seconds)
         share, steady = left.pop(0)
-        return {Target(): SimpleNamespace(p50_ms=2.0 * share, stable=steady)}
+        return {Target(): SimpleNamespace(ms=2.0 * share, timing=SimpleNamespace(stable=steady))}
 
     monkeypatch.setattr(searching, "time_here", time_here)
     budgets = [Budget(Target(), "latency", 2.0, "2ms"), Budget(Target("board"), "latency", 1.9, "1.9ms")]
-    opened = SimpleNamespace(run=None, console=None, setting=None, bench=SimpleNamespace(budgets=budgets))
-    found = Searching(opened)._timed(Path("model.onnx"))
-    assert found[Target()].p50_ms == 2.0 * counts
+    found = Searching(opened_on(budgets))._timed(Path("model.onnx"))
+    assert found[Target()].ms == 2.0 * counts
     assert asked == [3.0, 10.0][:timings]
 
 
@@ -73,14 +78,14 @@ def test_one_target_that_is_close_has_every_target_timed_once_more(monkeypatch: 
     targets = Target("a"), Target("b")
     timings = [{targets[0]: 1.0, targets[1]: 1.98}, {targets[0]: 1.1, targets[1]: 1.9}]
 
-    def time_here(path: Path, bench: object, *, seconds: float) -> dict[Target, SimpleNamespace]:
-        return {target: SimpleNamespace(p50_ms=ms, stable=True) for target, ms in timings.pop(0).items()}
+    def time_here(path: Path, bench: object, *, seconds: float, teacher: Path) -> dict[Target, SimpleNamespace]:
+        steady = SimpleNamespace(stable=True)
+        return {target: SimpleNamespace(ms=ms, timing=steady) for target, ms in timings.pop(0).items()}
 
     monkeypatch.setattr(searching, "time_here", time_here)
-    bench = SimpleNamespace(budgets=[Budget(target, "latency", 2.0, "2ms") for target in targets])
-    opened = SimpleNamespace(run=None, console=None, setting=None, bench=bench)
-    found = Searching(opened)._timed(Path("model.onnx"))
-    assert [found[target].p50_ms for target in targets] == [1.1, 1.98]
+    budgets = [Budget(target, "latency", 2.0, "2ms") for target in targets]
+    found = Searching(opened_on(budgets))._timed(Path("model.onnx"))
+    assert [found[target].ms for target in targets] == [1.1, 1.98]
 
 
 class Kept:

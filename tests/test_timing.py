@@ -280,3 +280,36 @@ def test_what_is_slow_for_long_becomes_the_pace() -> None:
 def test_a_slow_reference_kernel_is_run_less_often() -> None:
     for ms, runs in ((0.03, 20), (0.5, 4), (5.0, 3)):
         assert protocol.Reference(Machine(never).runner(ms, "reference")).runs == runs
+
+
+@pytest.mark.parametrize("slow", [never, always, in_bursts, at_random(0.6, 0.2), lambda second: second > 2.0])
+def test_what_takes_turns_keeps_its_ratio_on_any_machine(slow: Callable[[float], bool]) -> None:
+    """Timed one after the other, the second of two would be 35 % slower where the machine slows down in between."""
+    machine = Machine(slow)
+    one, other = protocol.time_in_turns(
+        [lambda: machine.runner(0.2), lambda: machine.runner(0.5)],
+        machine.reference,
+        runtime="none",
+        provider="none",
+        threads=1,
+        seconds=3.0,
+        rest_ms=REFERENCE,
+    )
+    assert one.p50_ms / other.p50_ms == pytest.approx(0.4, rel=1e-6)
+    assert (one.sessions, one.at_pace, one.reference_ms) == (other.sessions, other.at_pace, other.reference_ms)
+    assert one.runs > 2 * other.runs
+
+
+def test_what_takes_turns_at_rest_is_timed_as_it_is_alone() -> None:
+    machine = Machine(never)
+    one, other = protocol.time_in_turns(
+        [lambda: machine.runner(0.2), lambda: machine.runner(0.5)],
+        machine.reference,
+        runtime="none",
+        provider="none",
+        threads=1,
+        seconds=3.0,
+    )
+    alone = machine.timing()
+    assert (one.p50_ms, one.stable, one.at_pace) == (alone.p50_ms, True, 1.0)
+    assert (other.p50_ms, other.stable) == (pytest.approx(0.5), True)

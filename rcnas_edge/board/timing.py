@@ -321,15 +321,44 @@ def time_runs(
     that throttles for good is timed as slow as it has become, and the timing is unstable. One that throttles in turns
     is timed in its quick moments: `at_pace`.
     """
+    return time_in_turns(
+        [open_runner],
+        reference,
+        runtime=runtime,
+        provider=provider,
+        threads=threads,
+        seconds=seconds,
+        sessions=sessions,
+        warm_seconds=warm_seconds,
+        warm_runs=warm_runs,
+        rest_ms=rest_ms,
+    )[0]
+
+
+def time_in_turns(
+    open_runners: Sequence[Callable[[], Runner]],
+    reference: Runner,
+    *,
+    runtime: str,
+    provider: str,
+    threads: int,
+    seconds: float,
+    sessions: int = 3,
+    warm_seconds: float = 0.3,
+    warm_runs: int = 20,
+    rest_ms: float | None = None,
+) -> list[Timing]:
+    """`time_runs` of several things that take turns, so that all are timed at one pace: their ratios hold at any."""
     started = time.monotonic()
     pace = Reference(reference)
     timed: list[list[Turn]] = []
     patience = max(PATIENCE * seconds, REST_SECONDS if rest_ms else 0.0)
     reached, end = False, reference.clock() + 1e9 * patience
     while not reached and (len(timed) < sessions or reference.clock() < end):
-        runner = open_runner()
-        runner.warm(warm_seconds, 3 if timed else warm_runs)
-        timed.append(_session(runner, pace, seconds / sessions))
+        runners = [open_runner() for open_runner in open_runners]
+        for runner in runners:
+            runner.warm(warm_seconds, 3 if timed else warm_runs)
+        timed.append(_session(runners, pace, seconds / sessions))
         quickest = min(float(np.percentile([turn.after for turn in turns], QUICKEST)) for turns in timed)
         limit = AT_PACE * min(quickest, rest_ms or quickest)
         counting = [found for turns in timed if (found := [turn for turn in turns if turn.slower <= limit])]
@@ -339,39 +368,46 @@ def time_runs(
         reached = enough and any(turn.slower <= limit for turn in last)
     if not reached:
         counting, at_pace = timed[-sessions:], 0
-    of_sessions = [np.concatenate([turn.runs[0] for turn in turns]) for turns in counting]
+    told = {"runtime": runtime, "threads": threads, "provider": provider, "seconds": time.monotonic() - started}
+    told |= {"sessions": len(timed), "at_pace": at_pace / sum(map(len, timed))}
+    told["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+    return [_timing(place, counting, timed, reached, told) for place in range(len(open_runners))]
+
+
+def _timing(
+    place: int, counting: Sequence[list[Turn]], timed: Sequence[list[Turn]], reached: bool, told: dict[str, Any]
+) -> Timing:
+    """Of the thing at this place in the turns of the sessions: of those that count, the p95 of all."""
+    of_sessions = [np.concatenate([turn.runs[place] for turn in turns]) for turns in counting]
     parts = [np.array_split(runs, max(1, min(BLOCKS, len(runs) // 3))) for runs in of_sessions]
     blocks = [[np.median(part) for part in each] for each in parts]
     middles = [float(np.median(runs)) for runs in of_sessions]
     within, between = max(map(_variation, blocks)), _variation(middles)
-    every = np.concatenate([turn.runs[0] for turns in timed for turn in turns])
+    every = np.concatenate([turn.runs[place] for turns in timed for turn in turns])
     return Timing(
         p50_ms=float(np.median(np.concatenate(of_sessions))),
         p95_ms=float(np.percentile(every, 95)),
         runs=int(every.size),
         stable=reached and within <= WITHIN and between <= BETWEEN,
-        runtime=runtime,
-        threads=threads,
-        provider=provider,
         low_ms=float(np.percentile(np.concatenate(blocks), 2.5)),
         high_ms=float(np.percentile(np.concatenate(blocks), 97.5)),
         within=within,
         between=between,
-        sessions=len(timed),
-        seconds=time.monotonic() - started,
         reference_ms=float(np.median([turn.after for turns in counting for turn in turns])),
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan,
-        at_pace=at_pace / sum(map(len, timed)),
+        **told,
     )
 
 
-def _session(runner: Runner, reference: Reference, seconds: float) -> list[Turn]:
-    end = runner.clock() + 1e9 * seconds
-    once = float(np.median(runner.times(3))) / 1e3
+def _session(runners: Sequence[Runner], reference: Reference, seconds: float) -> list[Turn]:
+    clock, works = runners[0].clock, []
+    end = clock() + 1e9 * seconds
+    for runner in runners:
+        once = float(np.median(runner.times(3))) / 1e3
+        works.append(partial(runner.times_for, BLOCK_SECONDS, 3 if 3 * once < BLOCK_SECONDS else 1))
     found: list[Turn] = []
-    for turn in reference.turns(partial(runner.times_for, BLOCK_SECONDS, 3 if 3 * once < BLOCK_SECONDS else 1)):
+    for turn in reference.turns(*works):
         found.append(turn)
-        if len(found) >= LEAST_TURNS and runner.clock() >= end:
+        if len(found) >= LEAST_TURNS and clock() >= end:
             break
     return found
 

@@ -117,7 +117,7 @@ class Budget:
     """A limit in base units on a target.
 
     `asked` is what the user wrote, `teacher` what the teacher costs there (None: not known), `imposed` says that it is
-    a limit of the device itself.
+    a limit of the device itself, `relative` that it is a share of the teacher's.
     """
 
     target: Target
@@ -126,6 +126,7 @@ class Budget:
     asked: str
     teacher: float | None = None
     imposed: bool = False
+    relative: bool = False
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
@@ -179,7 +180,7 @@ def resolve(
                     "be predicted (a classifier of your own has no rows): give an absolute limit, as --max-latency 20ms"
                 )
             amount *= whole
-        budgets.append(Budget(target, limit.quantity, amount, str(limit), whole))
+        budgets.append(Budget(target, limit.quantity, amount, str(limit), whole, relative=limit.relative))
     asked = {limit.quantity for limit in limits}
     for quantity, most in (device or {}).items():
         if quantity not in asked:

@@ -31,7 +31,7 @@ from rcnas_edge.measure.planning import copies_of, ordered, plan, timed_part
 from rcnas_edge.measure.rowgraph import check_rows, graph_of
 from rcnas_edge.measure.specimen import difference
 from rcnas_edge.measure.stopwatch import KernelTimer, Outrun, Stopwatch
-from rcnas_edge.measure.timing import Timing, layout_probe, time_model
+from rcnas_edge.measure.timing import Timing, layout_probe, time_beside, time_model
 from rcnas_edge.profile import Profile, Row, Target, cache_path, image_size, machine, read_profile, save_profile
 from rcnas_edge.profile.device import megabytes_of_weights
 from rcnas_edge.profile.fusion import RUNTIMES, Kernel, Key, kernels, kernels_of
@@ -39,7 +39,7 @@ from rcnas_edge.profile.provenance import MEASURED, OVERHEAD, TABLE, UNKNOWN
 from rcnas_edge.profile.table import Table, interpolate, work
 from rcnas_edge.space import Layer
 
-__all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_model"]
+__all__ = ["Timing", "graph_of", "measure_profile", "runtime_here", "time_beside", "time_model"]
 
 log = logging.getLogger(__name__)
 

@@ -31,10 +31,12 @@ __all__ = [
     "pace_model",
     "reference_model",
     "session_runner",
+    "time_beside",
     "time_model",
     "time_runs",
 ]
 
+CPU = "CPUExecutionProvider"
 REFERENCE = ("conv", "blocked", 3, 1, 1, 8, 8, 32, 32)
 """The kernel of the reference network: a 3x3 convolution of 32 channels at 8x8."""
 
@@ -58,7 +60,7 @@ def time_model(
     return time_runs(
         lambda: session_runner(model, threads),
         runtime=f"{machine()['runtime']}, {protocol.HOW}",
-        provider="CPUExecutionProvider",
+        provider=CPU,
         threads=threads,
         seconds=seconds,
         sessions=sessions,
@@ -66,6 +68,28 @@ def time_model(
         warm_runs=warm_runs,
         rest_ms=rest_ms,
     )
+
+
+def time_beside(
+    model: bytes | str | Path,
+    other: bytes | str | Path,
+    *,
+    threads: int = 1,
+    seconds: float = 3.0,
+    rest_ms: float | None = None,
+) -> tuple[Timing, Timing]:
+    """`time_model` of two models in turns: their ratio holds whatever pace the machine is at."""
+    _check(seconds, 1, threads)
+    one, two = protocol.time_in_turns(
+        [lambda: session_runner(model, threads), lambda: session_runner(other, threads)],
+        session_runner(reference_model(), threads),
+        runtime=f"{machine()['runtime']}, {protocol.HOW}",
+        provider=CPU,
+        threads=threads,
+        seconds=seconds,
+        rest_ms=rest_ms,
+    )
+    return one, two
 
 
 def time_runs(
@@ -81,10 +105,7 @@ def time_runs(
     rest_ms: float | None = None,
 ) -> Timing:
     """`time_model` for whatever can be opened and run on one image: `open_runner` opens it anew for each session."""
-    if seconds <= 0 or sessions < 1 or threads < 1:
-        raise InputError(
-            f"a timing takes seconds > 0, sessions >= 1 and threads >= 1, got {seconds}, {sessions} and {threads}"
-        )
+    _check(seconds, sessions, threads)
     return protocol.time_runs(
         open_runner,
         session_runner(reference_model(), threads),
@@ -97,6 +118,13 @@ def time_runs(
         warm_runs=warm_runs,
         rest_ms=rest_ms,
     )
+
+
+def _check(seconds: float, sessions: int, threads: int) -> None:
+    if seconds <= 0 or sessions < 1 or threads < 1:
+        raise InputError(
+            f"a timing takes seconds > 0, sessions >= 1 and threads >= 1, got {seconds}, {sessions} and {threads}"
+        )
 
 
 def session_runner(model: bytes | str | Path, threads: int) -> Runner:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rcnas_edge.cost import Cost
+from rcnas_edge.cost import Cost, show
 from rcnas_edge.errors import InputError
-from rcnas_edge.measure import Timing, time_model
+from rcnas_edge.measure import Timing, time_beside, time_model
 from rcnas_edge.profile import Profile, Target, image_size, machine
 from rcnas_edge.profile.fusion import CPU
 from rcnas_edge.profile.provenance import MEASURED, TABLE
 from rcnas_edge.space import Architecture, Layer
 from rcnas_edge.task import Bench
 
+Found = TypeVar("Found")
 TIMED = CPU
 """Runtimes of a profile that a file is timed with here: ONNX Runtime on a CPU."""
 ON_THE_DEVICE = "'python3 run.py bench' in the bundle measures the file there, 'rcnas-edge verify --import' takes it in"
@@ -50,8 +52,42 @@ def predicted(bench: Bench) -> tuple[Target, ...]:
     return tuple(target for target in bench.targets if target not in timed(bench))
 
 
-def time_here(model: Path, bench: Bench, *, seconds: float) -> dict[Target, Timing]:
-    """The latency of a run's file on its targets that are this machine.
+@dataclass(frozen=True)
+class Timed:
+    """How long a file takes, and `ms`, what of it budgets count.
+
+    That is the timing's median. A limit in percent is a share, and is measured as one: the file takes turns with the
+    teacher, which took `beside_ms`, and `ms` is that share of the teacher's latency in the budget, which was taken at
+    another time. So a machine that has become slower since, or quicker, moves neither the share nor `ms`.
+    """
+
+    timing: Timing
+    ms: float
+    beside_ms: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Timed:
+        """The opposite of `to_dict`."""
+        return cls(Timing(**values["timing"]), values["ms"], values["beside_ms"])
+
+    @property
+    def share(self) -> float | None:
+        """Of the teacher's latency beside it; None where it was timed alone."""
+        return None if self.beside_ms is None else self.timing.p50_ms / self.beside_ms
+
+    @property
+    def words(self) -> str:
+        """Its median, and that share."""
+        share = "" if self.share is None else f" ({100 * self.share:.1f} % of the teacher's beside it)"
+        return show("latency", self.timing.p50_ms) + share
+
+
+def time_here(model: Path, bench: Bench, *, seconds: float, teacher: Path) -> dict[Target, Timed]:
+    """The latency of a run's file on its targets that are this machine, beside the teacher's file where that counts.
 
     Raises InputError where they were when the run began and are no longer: budgets in percent are of a teacher that was
     timed there.
@@ -62,16 +98,34 @@ def time_here(model: Path, bench: Bench, *, seconds: float) -> dict[Target, Timi
                 f"a run is timed on one machine, {target} was measured on another one or with another runtime than "
                 f"{machine()['runtime']}: continue there, or take another --out"
             )
-    return time_on(model, {target: bench.profiles[target] for target in timed(bench)}, seconds=seconds)
+    here = {target: bench.profiles[target] for target in timed(bench)}
+    shares = (one for one in bench.budgets if one.quantity == "latency" and one.relative)
+    whole = {one.target: one.teacher for one in shares if one.teacher is not None}
+    alone = time_on(model, {target: here[target] for target in here if target not in whole}, seconds=seconds)
+    found = {target: Timed(timing, timing.p50_ms) for target, timing in alone.items()}
+    in_turns = _by_threads(
+        {target: here[target] for target in here if target in whole},
+        lambda threads, rest_ms: time_beside(model, teacher, threads=threads, seconds=seconds, rest_ms=rest_ms),
+    )
+    for target, (timing, beside) in in_turns.items():
+        found[target] = Timed(timing, timing.p50_ms / beside.p50_ms * whole[target], beside.p50_ms)
+    return found
 
 
 def time_on(model: Path, profiles: Mapping[Target, Profile], *, seconds: float) -> dict[Target, Timing]:
     """The latency of an ONNX file on targets that are this machine; those with the same threads share a timing."""
-    by_threads = {
-        threads: time_model(model, threads=threads, seconds=seconds, rest_ms=at_rest(profiles.values(), threads))
+    return _by_threads(
+        profiles, lambda threads, rest_ms: time_model(model, threads=threads, seconds=seconds, rest_ms=rest_ms)
+    )
+
+
+def _by_threads(profiles: Mapping[Target, Profile], time: Callable[[int, float | None], Found]) -> dict[Target, Found]:
+    """What a timing on so many threads gives, and what the reference kernel takes at rest."""
+    found = {
+        threads: time(threads, at_rest(profiles.values(), threads))
         for threads in dict.fromkeys(target.threads for target in profiles)
     }
-    return {target: by_threads[target.threads] for target in profiles}
+    return {target: found[target.threads] for target in profiles}
 
 
 def at_rest(profiles: Iterable[Profile], threads: int) -> float | None:

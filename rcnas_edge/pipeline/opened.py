@@ -14,7 +14,7 @@ from rcnas_edge.errors import InputError
 from rcnas_edge.export import Artefact, export_in, exporter, facts, precisions_of
 from rcnas_edge.pipeline.console import Console
 from rcnas_edge.pipeline.flags import test_indices
-from rcnas_edge.pipeline.prepare import check_profile, open_bench
+from rcnas_edge.pipeline.prepare import check_profile, open_bench, teacher_file, write_teacher
 from rcnas_edge.pipeline.run import Run
 from rcnas_edge.search import strategy_class
 from rcnas_edge.setting import TaskSetting
@@ -60,6 +60,14 @@ class Opened:
     @cached_property
     def bench(self) -> Bench:
         return open_bench(self.task, self.run, self.console)
+
+    @property
+    def teacher_file(self) -> Path:
+        """The teacher as a file, which a student's is timed beside; written again if it was deleted."""
+        path = teacher_file(self.task, self.run)
+        if not path.is_file():
+            write_teacher(self.task, path)
+        return path
 
     @property
     def takes_agent(self) -> bool:

@@ -17,10 +17,9 @@ from rcnas_edge.cost.feasibility import Feasibility
 from rcnas_edge.errors import BudgetError, InputError, RcnasError, TrainingError
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.export import Artefact, read_built
-from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline.beside import Made
 from rcnas_edge.pipeline.board_seen import measured_on, seen, unlike, unmeasured
-from rcnas_edge.pipeline.here import cautions, timed
+from rcnas_edge.pipeline.here import Timed, cautions, timed
 from rcnas_edge.pipeline.prepare import budget_table
 from rcnas_edge.pipeline.stages import Pipeline
 from rcnas_edge.profile import Target
@@ -31,7 +30,7 @@ from rcnas_edge.verdict import NOT_CHECKED
 from rcnas_edge.verify import Verdict
 
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx")
-MEASURED, COUNTED = "measured", "counted"
+MEASURED, COUNTED, BESIDE = "measured", "counted", "beside the teacher"
 """What a budget's verdict rests on, where it is not PREDICTED."""
 PACKAGES = ("rcnas-edge", "torch", "torchvision", "torchattacks", "onnx", *RUNTIMES, "numpy")
 
@@ -62,7 +61,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
     present = pipeline.present()
     predicted: Mapping[Target, Cost] = {}
     final: Mapping[Target, Cost] = {}
-    timings: Mapping[Target, Timing] = {}
+    here: Mapping[Target, Timed] = {}
     warnings: Mapping[Target, str] = {}
     on_boards: Mapping[Target, str] = {}
     if "architecture" in present:
@@ -72,14 +71,14 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
         values["architecture"] = _architecture(pipeline, architecture)
         warnings = cautions(bench, architecture)
     if "artefact" in present:
-        final, timings = pipeline.shipping.final_costs(), pipeline.shipping.timings()
+        final, here = pipeline.shipping.final_costs(), pipeline.shipping.timed()
         on_boards = {target: board.words for target, board in measured_on(pipeline).items()}
     values["targets"] = [
         {
             **asdict(target),
             "origin": bench.profiles[target].origin(target),
             "here": target in timed(bench),
-            "latency": _latency(timings.get(target)),
+            "latency": _latency(here.get(target)),
             "warning": warnings.get(target),
         }
         for target in bench.targets
@@ -103,7 +102,7 @@ def report_values(pipeline: Pipeline, *, failed: RcnasError | None = None) -> di
     if "artefact" in present:
         verdict = pipeline.verifying.known_verdict()
         told = None if verdict is None else verdict.to_dict()
-        first = next(iter(timings.values()), None)
+        first = next(iter(here.values()), None)
         values["artefacts"] = [_artefact(pipeline, pipeline.shipping.export(), first, told)]
         values["artefacts"] += [
             _beside(pipeline, made, verified=verdict is not None) for made in pipeline.beside.made()
@@ -139,8 +138,9 @@ def _budget(
     on the board of that name.
     """
     budget = row.budget
-    only_predicted = budget.quantity in OF_A_DEVICE and budget.target not in (*here, *on_boards)
-    measured = f"{MEASURED} on {on_boards[budget.target]}" if budget.target in on_boards else MEASURED
+    of_a_device = budget.quantity in OF_A_DEVICE
+    only_predicted = of_a_device and budget.target not in (*here, *on_boards)
+    where = f"on {on_boards[budget.target]}" if budget.target in on_boards else BESIDE if budget.relative else ""
     known = final is not None and not only_predicted
     return {
         "target": str(budget.target),
@@ -154,7 +154,7 @@ def _budget(
         "predicted": None if predicted is None else predicted.get(budget.quantity),
         "measured": final.get(budget.quantity) if final is not None and known else None,
         "met": None if final is None else budget.met(final),
-        "basis": PREDICTED if only_predicted else measured if budget.quantity in OF_A_DEVICE else COUNTED,
+        "basis": PREDICTED if only_predicted else f"{MEASURED} {where}".strip() if of_a_device else COUNTED,
     }
 
 
@@ -238,11 +238,11 @@ def _raised(budget: Budget, *, several: bool) -> str:
     return f"Raise {name}{of_one} from {budget.asked}"
 
 
-LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider", "at_pace")
+LATENCY_FIELDS = ("p50_ms", "p95_ms", "stable", "runtime", "threads", "runs", "provider", "at_pace", "share")
 
 
 def _artefact(
-    pipeline: Pipeline, artefact: Artefact, timing: Timing | None, verdict: dict[str, Any] | None
+    pipeline: Pipeline, artefact: Artefact, timing: Timed | None, verdict: dict[str, Any] | None
 ) -> dict[str, Any]:
     return {
         **artefact.to_dict(),
@@ -253,9 +253,11 @@ def _artefact(
     }
 
 
-def _latency(timing: Timing | None) -> dict[str, Any] | None:
-    values = None if timing is None else asdict(timing)
-    return values and {name: value for name, value in values.items() if name in LATENCY_FIELDS}
+def _latency(found: Timed | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    values = {**asdict(found.timing), "share": found.share}
+    return {name: value for name, value in values.items() if name in LATENCY_FIELDS}
 
 
 def _beside(pipeline: Pipeline, made: Made, *, verified: bool) -> dict[str, Any]:
@@ -265,7 +267,8 @@ def _beside(pipeline: Pipeline, made: Made, *, verified: bool) -> dict[str, Any]
         rates = dict.fromkeys(("clean", "robust", "parity"))
         terms = {"threat": str(pipeline.opened.task.threat), "n": 0, "sha256": made.artefact.sha256}
         verdict = {"decision": NOT_CHECKED, "reasons": [made.unchecked], "flags": [], "attacks": [], **terms, **rates}
-    return _artefact(pipeline, made.artefact, made.timing, verdict)
+    timing = None if made.timing is None else Timed(made.timing, made.timing.p50_ms)
+    return _artefact(pipeline, made.artefact, timing, verdict)
 
 
 def budgets_met(pipeline: Pipeline) -> bool:

@@ -17,11 +17,11 @@ import torch
 
 from rcnas_edge.board.timing import AT_PACE
 from rcnas_edge.calibrating import Calibration
-from rcnas_edge.cost import Cost, costs_of
+from rcnas_edge.cost import Cost, costs_of, show
 from rcnas_edge.cost.feasibility import Feasibility, feasibility
 from rcnas_edge.data import Dataset
 from rcnas_edge.errors import InputError
-from rcnas_edge.export import export_in, exporter, facts
+from rcnas_edge.export import Artefact, export_in, exporter, facts
 from rcnas_edge.measure import MEASURABLE, Timing, measure_profile
 from rcnas_edge.pipeline.console import Console
 from rcnas_edge.pipeline.here import ENOUGH, at_rest, is_here, time_on
@@ -52,13 +52,10 @@ def open_bench(task: Task, run: Run, console: Console) -> Bench:
         here = [str(target) for target, profile in profiles.items() if is_here(profile)]
         work = f"timing it on {', '.join(here)}" if here else "its latency is predicted"
         console.say(f"teacher {task.teacher.name}: {work}")
-        costs, timings = teacher_costs(task, profiles, run / "teacher")
+        costs, timings = teacher_costs(task, profiles, teacher_file(task, run))
         for target, timing in timings.items():
             if not timing.at_pace:
-                console.say(
-                    f"the teacher's latency on {target} may be too large, and budgets in percent of it too wide: the "
-                    "machine was slower than when its profile was measured"
-                )
+                console.say(_slow_teacher(target, timing, costs[target]))
             elif (before := at_rest([profiles[target]], target.threads)) and AT_PACE * timing.reference_ms < before:
                 console.say(
                     f"this machine is {before / timing.reference_ms:.2f} times as fast now as when the profile "
@@ -75,6 +72,21 @@ def open_bench(task: Task, run: Run, console: Console) -> Bench:
     costs = {target: Cost.from_dict(known["costs"][str(target)]) for target in profiles}
     timed = tuple(target for target in profiles if str(target) in known["timings"])
     return Bench(task, profiles, costs, teacher_robust(task, Run(run.shared), console), timed)
+
+
+def teacher_file(task: Task, run: Run) -> Path:
+    """Where the teacher lies as a file that is timed."""
+    return run / "teacher" / f"teacher.{task.setting.format}"
+
+
+def _slow_teacher(target: Target, timing: Timing, cost: Cost) -> str:
+    """What the teacher's latency is where the machine was slower than its profile knows it, in words."""
+    taken, slow = show("latency", timing.p50_ms), "the machine was slower than when its profile was measured"
+    if cost.latency == timing.p50_ms:
+        return f"the teacher's {taken} on {target} may be too much, and budgets in percent of it too wide: {slow}"
+    return (
+        f"the teacher's latency on {target} is predicted, {show('latency', cost.latency)}, not {taken} as timed: {slow}"
+    )
 
 
 def _of_teacher(task: Task, profiles: Mapping[Target, Profile]) -> dict[str, Any]:
@@ -163,16 +175,34 @@ def covered(profile: Profile, networks: Sequence[tuple[Layer, ...]], target: Tar
 
 
 def teacher_costs(
-    task: Task, profiles: Mapping[Target, Profile], folder: Path
+    task: Task, profiles: Mapping[Target, Profile], path: Path
 ) -> tuple[dict[Target, Cost], dict[Target, Timing]]:
     """The reference of every budget in percent, and the timings behind it.
 
-    Where the target is this machine the latency is measured on the exported teacher; elsewhere it is predicted. Of the
-    user's own module there are no rows: MACs are counted by torch's flop counter, the size is the exported file's,
-    memory is an estimate (weights and the two largest activations of its leaf modules), and no latency is predicted.
+    Where the target is this machine the latency is measured on the exported teacher, a file that is written to `path`;
+    where the machine was slower then than the profile knows it, or is another one, it is predicted. Of the user's own
+    module there are no rows: MACs are counted by torch's flop counter, the size is the exported file's, memory is an
+    estimate (weights and the two largest activations of its leaf modules), and no latency is predicted.
     """
-    path = folder / f"teacher.{task.setting.format}"
-    artefact = export_in(
+    artefact = write_teacher(task, path)
+    here = {target: profile for target, profile in profiles.items() if is_here(profile)}
+    timings = time_on(path, here, seconds=TIMING_SECONDS)
+    if task.teacher.layers is not None:
+        costs = costs_of(task.teacher.layers, profiles)
+    else:
+        macs, params, memory = _counted(task)
+        costs = dict.fromkeys(profiles, Cost(macs=macs, params=params, size=artefact.bytes, memory=memory))
+    measured = {
+        target: timing.p50_ms
+        for target, timing in timings.items()
+        if timing.at_pace or costs[target].latency is None or costs[target].measured < ENOUGH
+    }
+    return real_costs(costs, artefact.bytes, measured), timings
+
+
+def write_teacher(task: Task, path: Path) -> Artefact:
+    """The teacher as a file, in the format and the precision in which students ship."""
+    return export_in(
         exporter(task.setting.format),
         task.setting.aim,
         task.teacher.model,
@@ -182,14 +212,6 @@ def teacher_costs(
         opset=task.setting.opset,
         calibration=for_timing(task.data),
     )
-    here = {target: profile for target, profile in profiles.items() if is_here(profile)}
-    timings = time_on(path, here, seconds=TIMING_SECONDS)
-    if task.teacher.layers is not None:
-        costs = costs_of(task.teacher.layers, profiles)
-    else:
-        macs, params, memory = _counted(task)
-        costs = dict.fromkeys(profiles, Cost(macs=macs, params=params, size=artefact.bytes, memory=memory))
-    return real_costs(costs, artefact.bytes, timings), timings
 
 
 def for_timing(data: Dataset) -> Calibration:
@@ -198,12 +220,10 @@ def for_timing(data: Dataset) -> Calibration:
     return Calibration(images, len(images))
 
 
-def real_costs(predicted: Mapping[Target, Cost], size: int, timings: Mapping[Target, Timing]) -> dict[Target, Cost]:
-    """Costs with the size of the file put in, and with the latency where it was timed."""
+def real_costs(predicted: Mapping[Target, Cost], size: int, latencies: Mapping[Target, float]) -> dict[Target, Cost]:
+    """Costs with the size of the file put in, and with the latency in ms where it was timed."""
     of_file = {target: replace(cost, size=size) for target, cost in predicted.items()}
-    of_file |= {
-        target: replace(of_file[target], latency=timing.p50_ms, measured=1.0) for target, timing in timings.items()
-    }
+    of_file |= {target: replace(of_file[target], latency=ms, measured=1.0) for target, ms in latencies.items()}
     return of_file
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from rcnas_edge.checkpoint import pack, read_state, unpack, write_state
 from rcnas_edge.cost import Budget, Cost, show
 from rcnas_edge.cost.feasibility import require
 from rcnas_edge.errors import BudgetError, InputError
-from rcnas_edge.measure import Timing
-from rcnas_edge.pipeline.here import predicted, time_here, timed
+from rcnas_edge.pipeline.here import Timed, predicted, time_here, timed
 from rcnas_edge.pipeline.opened import Opened, export_network
 from rcnas_edge.pipeline.prepare import FINAL_TIMING_SECONDS, TIMING_SECONDS, budget_table, for_timing, real_costs
 from rcnas_edge.profile import Target
@@ -262,29 +261,30 @@ class Searching:
                 calibration=for_timing(task.data),
             )
             found = self._timed(path)
-            timings = {str(target): asdict(timing) for target, timing in found.items()}
+            timings = {str(target): one.to_dict() for target, one in found.items()}
             known = self.run.keep(f"{key}.json", depends, {"timings": timings, "bytes": artefact.bytes})
             for left in path.parent.glob(path.name + "*"):
                 left.unlink()
-        found = {target: Timing(**known["timings"][str(target)]) for target in here}
-        costs = real_costs(self.opened.bench.costs(architecture), known["bytes"], found)
+        found = {target: Timed.from_dict(known["timings"][str(target)]) for target in here}
+        latencies = {target: one.ms for target, one in found.items()}
+        costs = real_costs(self.opened.bench.costs(architecture), known["bytes"], latencies)
         met = all(budget.met(costs[budget.target]) for budget in self.opened.bench.budgets)
-        return Finalist(architecture, costs, met, not all(timing.at_pace for timing in found.values()))
+        return Finalist(architecture, costs, met, not all(one.timing.at_pace for one in found.values()))
 
-    def _timed(self, path: Path) -> dict[Target, Timing]:
+    def _timed(self, path: Path) -> dict[Target, Timed]:
         """The latencies of a file here; timed longer where one keeps its limit narrowly, or misses it unstably.
 
         Then the larger counts, but of an unstable one the longer: what ships is timed anew, and should not miss by
         noise what its finalist kept by noise, nor should a finalist.
         """
-        bench = self.opened.bench
-        found = time_here(path, bench, seconds=TIMING_SECONDS)
+        bench, teacher = self.opened.bench, self.opened.teacher_file
+        found = time_here(path, bench, seconds=TIMING_SECONDS, teacher=teacher)
         limits = [(one.target, one.limit) for one in bench.budgets if one.quantity == "latency" and one.target in found]
         if not any(_doubtful(found[target], limit) for target, limit in limits):
             return found
-        again = time_here(path, bench, seconds=FINAL_TIMING_SECONDS)
+        again = time_here(path, bench, seconds=FINAL_TIMING_SECONDS, teacher=teacher)
         return {
-            target: max(one, again[target], key=lambda timing: timing.p50_ms) if one.stable else again[target]
+            target: max(one, again[target], key=lambda timed: timed.ms) if one.timing.stable else again[target]
             for target, one in found.items()
         }
 
@@ -300,11 +300,11 @@ def short_judge(task: Task, *, epochs: int, cache: Path) -> TrainedJudge:
     return TrainedJudge(task, short.with_(learning_rate=short.learning_rate / 2), cache=cache)
 
 
-def _doubtful(timing: Timing, limit: float) -> bool:
+def _doubtful(timed: Timed, limit: float) -> bool:
     """Whether a further timing may say otherwise of a limit."""
-    if timing.p50_ms > limit:
-        return not timing.stable
-    return timing.p50_ms > (1 - CLOSE) * limit
+    if timed.ms > limit:
+        return not timed.timing.stable
+    return timed.ms > (1 - CLOSE) * limit
 
 
 def _missed(finalists: Sequence[Mapping[Target, Cost]], budgets: Sequence[Budget], *, several: bool) -> str:

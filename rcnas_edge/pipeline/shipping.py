@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rcnas_edge.calibrating import IMAGES, Calibration, calibration_images
-from rcnas_edge.cost import Cost, show
+from rcnas_edge.cost import Cost
 from rcnas_edge.export import Artefact, read_artefact
 from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline.boards import Boards
 from rcnas_edge.pipeline.fitting import Fitting
-from rcnas_edge.pipeline.here import cautions, not_measured, predicted, time_here, timed
+from rcnas_edge.pipeline.here import Timed, cautions, not_measured, predicted, time_here, timed
 from rcnas_edge.pipeline.opened import Opened, export_network
 from rcnas_edge.pipeline.prepare import FINAL_TIMING_SECONDS, real_costs
 from rcnas_edge.profile import Target
@@ -44,9 +43,9 @@ class Shipping:
         if self.opened.run.done("artefacts/latency.json", depends) is not None:
             return read_artefact(path)
         artefact = self.write(path, self.opened.setting.format, self.opened.setting.aim)
-        found = time_here(path, self.opened.bench, seconds=FINAL_TIMING_SECONDS)
-        timings = {str(target): asdict(timing) for target, timing in found.items()}
-        words = [f"{show('latency', timing.p50_ms)} on {target}" for target, timing in found.items()]
+        found = time_here(path, self.opened.bench, seconds=FINAL_TIMING_SECONDS, teacher=self.opened.teacher_file)
+        timings = {str(target): one.to_dict() for target, one in found.items()}
+        words = [f"{one.words} on {target}" for target, one in found.items()]
         self.opened.console.say(", ".join([f"exported {path.name}: {artefact.bytes} bytes", *words]))
         warnings = cautions(self.opened.bench, self.fitting.searching.architecture)
         for sentence in (*self.not_measured(), *warnings.values()):
@@ -80,12 +79,16 @@ class Shipping:
         model = self.fitting.trained_for("int8").build()[0].to(task.device)
         return calibration_images(model, task.data, task.threat, seed=self.opened.setting.seed)
 
-    def timings(self) -> dict[Target, Timing]:
-        """The measured latency of the artefact on each target that is this machine."""
+    def timed(self) -> dict[Target, Timed]:
+        """What was measured of the artefact on each target that is this machine."""
         self.export()
         known = self.opened.run.done("artefacts/latency.json", self.depends())
         assert known is not None, "export writes it"
-        return {target: Timing(**known["timings"][str(target)]) for target in timed(self.opened.bench)}
+        return {target: Timed.from_dict(known["timings"][str(target)]) for target in timed(self.opened.bench)}
+
+    def timings(self) -> dict[Target, Timing]:
+        """The measured latency of the artefact on each target that is this machine."""
+        return {target: one.timing for target, one in self.timed().items()}
 
     def final_costs(self) -> dict[Target, Cost]:
         """What the artefact costs: its size, and its latency where it was timed; the rest by its rows.
@@ -93,8 +96,9 @@ class Shipping:
         Of a target that is a board, what the board found counts.
         """
         costs, artefact = self.opened.bench.costs(self.fitting.searching.architecture), self.export()
-        there = {target: benched.timing for target, (_, benched) in self.boards.timings(artefact).items()}
-        return real_costs(costs, artefact.bytes, {**self.timings(), **there})
+        here = {target: one.ms for target, one in self.timed().items()}
+        there = {target: benched.timing.p50_ms for target, (_, benched) in self.boards.timings(artefact).items()}
+        return real_costs(costs, artefact.bytes, {**here, **there})
 
     def not_measured(self) -> list[str]:
         """One sentence for each target whose latency is a prediction."""

@@ -13,6 +13,7 @@ from rcnas_edge.report.words import (
     PREDICTED,
     amount,
     ball,
+    beside,
     decision,
     interval,
     percent,
@@ -113,7 +114,7 @@ def _tiles(content: Content, verdict: Mapping[str, Any] | None) -> Element:
             where = target if len(costs) > 1 else ""
             value = predicted if measured is None else measured
             asked = _asked(content, "latency", target)
-            tile(label, amount(value, "ms"), where, asked, told, share(value, whole.get("latency")))
+            tile(label, amount(value, "ms"), where, asked, told, share(value, beside(timed, whole.get("latency"))))
     target, cost = next(iter(costs.items()), (None, None))
     whole = ((teacher.get("cost") or {}).get(target)) or {}
     if cost and cost["macs"] is not None:

@@ -54,6 +54,11 @@ LATENCY = Record(
             AMOUNT, "share of the timing in which the machine ran at its pace, which the median is of", optional=True
         ),
         "provider": Field(Text(), "execution provider", optional=True),
+        "share": Field(
+            AMOUNT,
+            "of the teacher's latency, a fraction, timed in turns with it; null where no limit is in percent",
+            optional=True,
+        ),
     }
 )
 TARGET = Record(
@@ -80,9 +85,15 @@ BUDGET = Record(
         "cheapest": Field(AMOUNT, "the cheapest found in the space"),
         "exact": Field(Flag(), "whether the cheapest was found by enumeration", optional=True),
         "predicted": Field(AMOUNT, "what the student costs by the profile and its rows"),
-        "measured": Field(AMOUNT, "what the artefact costs, measured or counted"),
+        "measured": Field(
+            AMOUNT, "what the artefact costs; of a latency beside the teacher, that share of its latency"
+        ),
         "met": Field(Flag(), "whether the student is within the limit, by the measured amount where there is one"),
-        "basis": Field(Text(), "what that rests on: measured, counted, or predicted, not measured", optional=True),
+        "basis": Field(
+            Text(),
+            "what that rests on: measured (on a board, beside the teacher), counted, or predicted, not measured",
+            optional=True,
+        ),
     }
 )
 STAGE = Record(

@@ -18,6 +18,7 @@ from rcnas_edge.report.words import (
     UNITS,
     WORDS,
     amount,
+    beside,
     duration,
     facts,
     flat,
@@ -67,6 +68,8 @@ def budgets(content: Content) -> list[Element]:
             cells[3] = (PREDICTED, "")
         elif (row["basis"] or "").startswith("measured on "):  # a board
             cells[3] = (cells[3][0], row["basis"])
+        elif (row["basis"] or "").startswith("measured beside "):
+            cells[3] = (cells[3][0], f"{cells[3][1]}, {row['basis'].removeprefix('measured ')}")
         asked = f"asked: {row['asked']}" if row["asked"] else ""
         everywhere = several and row["basis"] == "counted" and not (row["asked"] or "").endswith(OF_THE_DEVICE)
         where = "every device" if everywhere else row["target"]
@@ -136,12 +139,16 @@ def cost(content: Content) -> list[Element]:
             words = (amount(number, "" if name in COUNTED else unit) for number in (whole, value))
             rows.append((WORDS[name], *words, percent(value / whole) if value is not None and whole else ""))
             if name == "latency" and measured is not None:
+                whole = beside(timed, whole)
                 ratio = percent(measured / whole) if whole else ""
                 rows.append(("latency, measured", amount(whole, unit), amount(measured, unit), ratio))
         shown = {"MACs": (values["macs"], teacher.get("macs")), "parameters": (values["params"], teacher.get("params"))}
         shown |= {name: (values[key], teacher.get(key)) for name, key in (("size of the file", "size"), ("peak memory", "memory"))}  # noqa: E501  # fmt: skip
         time = values["latency"] if measured is None else measured
-        shown["time, predicted" if measured is None else "time, measured"] = (time, teacher.get("latency"))
+        shown["time, predicted" if measured is None else "time, measured"] = (
+            time,
+            beside(timed, teacher.get("latency")),
+        )
         for name, (value, whole) in shown.items():
             if value is not None and whole:
                 drawn.append(Meter(name, value / whole, percent(value / whole), _shade(name)))

@@ -55,6 +55,12 @@ def timed_on(content: Mapping[str, Any], target: str) -> Mapping[str, Any] | Non
     return next((artefact["latency"] for artefact in content["artefacts"] or [] if artefact["latency"]), None)
 
 
+def beside(timed: Mapping[str, Any] | None, teacher: float | None) -> float | None:
+    """ms of the teacher that a measured latency is held against: in turns with it, else its own timing."""
+    share = (timed or {}).get("share")
+    return timed["p50_ms"] / share if timed and share else teacher
+
+
 def amount(value: float | None, unit: str) -> str:
     """An amount with its unit for people, e.g. 2.41 M MACs or 48 µs, which no line break divides; 1 kB = 1000 bytes."""
     if value is None:
