@@ -140,10 +140,39 @@ def table() -> Table:
 
 
 def read_table(path: Path) -> tuple[tuple[str, ...], Table]:
-    """The names of the columns of accuracies, and the accuracies (fractions) by code."""
-    with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return tuple(header[1:]), {tuple(map(int, row[0])): tuple(map(float, row[1:])) for row in rows}
+    """The names of the columns of accuracies, and the accuracies (fractions) by code; ValueError for anything else."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"a table is a CSV file with a header, {path} cannot be read as one: {error}") from error
+    rows = {_code(line, path): _accuracies(line, header, path) for line in lines if line}
+    every = len(OPERATIONS) ** 6
+    if len(header) < 2 or len(rows) < every:
+        raise ValueError(
+            f"a table has a column of codes, one or more of accuracies and a row for each of the {every} codes, "
+            f"{path} has {len(header)} columns and {len(rows)} codes"
+        )
+    return tuple(header[1:]), rows
+
+
+def _code(line: Sequence[str], path: Path) -> tuple[int, ...]:
+    if len(line[0]) != 6 or not set(line[0]) <= set("01234"):
+        raise ValueError(f"a code has a digit from 0 to 4 for each of six edges, {path} has {line[0]!r}")
+    return tuple(map(int, line[0]))
+
+
+def _accuracies(line: Sequence[str], header: Sequence[str], path: Path) -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, line[1:]))
+    except ValueError:
+        found = ()
+    if len(line) != len(header) or not all(0.0 <= value <= 1.0 for value in found) or not found:
+        raise ValueError(
+            f"accuracies are fractions from 0 to 1, one for each of {', '.join(header[1:])}; {path} has "
+            f"{', '.join(line[1:]) or 'none'} for {line[0]}"
+        )
+    return found
 
 
 class TableSpace:

@@ -1,13 +1,10 @@
-"""The baselines: what evolution does at every birth, which networks the scaling rules mean; the tabular benchmark."""
+"""The baselines: what evolution does at every birth, which networks the scaling rules mean."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -348,70 +345,6 @@ def test_a_line_that_passes_all_that_fits_by_is_refused() -> None:
     for name in ("uniform", "robust-scaling"):
         with pytest.raises(BudgetError, match=f"{name} needs one network of its line .* 50%: 2 x its limit"):
             strategy(name, bench, CountingJudge(bench.space))
-
-
-# the benchmarks
-
-
-@pytest.fixture(scope="module")
-def tabular() -> Any:
-    """`benchmarks/tabular_search.py` as a module."""
-    path = Path(__file__).parent / "benchmarks" / "tabular_search.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-    return module
-
-
-@pytest.fixture(scope="module")
-def small_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the benchmark's format: the wanted column counts 1x1 (digit 2), so that 222222 is best at 0.242 M."""
-    path = tmp_path_factory.mktemp("table") / "table.csv"
-    codes = ["".join(digits) for digits in itertools.product("01234", repeat=6)]
-    lines = [f"{code},{code.count('2') / 10},{int(code, 5) / 5**6}" for code in codes]
-    path.write_text("\n".join(["arch,ones,number", *lines]) + "\n")
-    return path
-
-
-def test_the_tabular_benchmark_counts_networks_up_to_the_first_near_the_best(tabular: Any, small_table: Path) -> None:
-    columns, rows = tabular.read_table(small_table)
-    assert columns == ("ones", "number")
-    within = {"limit": 0.25, "most": 300, "seed": 3}
-    bench = TableBench(0.25, rows, 0)
-    for gap, least in ((0.5, 0.6), (10.0, 0.5), (20.0, 0.4)):  # 73,306 + 6 x 28,000 = 241,306 parameters for 0.6
-        search = strategy("random", bench, CountingJudge(bench.space, rule=lambda row: row[0]), seed=3)
-        scores = [one.score.robust for _ in range(150) for one in search.step()]
-        expected = next((place for place, score in enumerate(scores, start=1) if score >= least - 1e-9), 301)
-        assert tabular.evaluations("random", rows, 0, within=gap, **within) == expected
-    assert tabular.interval([7] * 20, 0) == (7.0, 7.0)
-    low, high = tabular.interval(list(range(1, 101)), 0)
-    assert 38 < low < 46 < 55 < high < 63  # the order statistics 40 and 61 of 100 have 95 %
-
-
-def test_the_tabular_benchmark_says_what_it_ran(
-    tabular: Any, small_table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    some = ["--column", "ones", "--params", "0.08", "0.25", "--strategies", "random", "evolution"]
-    monkeypatch.setattr(sys, "argv", ["tabular_search.py", str(small_table), *some, "--seeds", "2", "--most", "5"])
-    tabular.main()
-    told = capsys.readouterr().out
-    assert "table.csv, column ones, seeds 0 to 1" in told
-    # nothing with a 1x1 fits 0.08 M, so that the first network is the best there
-    assert [line.split()[2:4] for line in told.splitlines() if line.startswith("0.08 M")] == [
-        ["random", "1"],
-        ["evolution", "1"],
-    ]
-    assert "n = 2 runs of each" in told
-    monkeypatch.setattr(sys, "argv", ["tabular_search.py", str(small_table), "--column", "none"])
-    with pytest.raises(SystemExit):
-        tabular.main()
-    assert "--column is one of ones, number, got 'none'" in capsys.readouterr().err
 
 
 # what RC-NAS takes from the rules

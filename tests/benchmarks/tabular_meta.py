@@ -3,20 +3,23 @@
 The table is NAS-RobBench-201 (Wu et al., ICLR 2024) or one of its format. For every budget an agent is meta-trained on
 the other columns under budgets that are at least a tenth larger or smaller, each drawn evenly on a logarithmic scale,
 then it searches for the target column at the target budget. Beside it: the
-search from scratch; the agent's own order of networks, without learning from what it judges; and the lookup, which
+search from scratch; the order of networks that a search starts from (`Recall.cautious`), without learning from what is
+judged, which shows whether fine-tuning makes it worse; and the lookup, which
 ranks networks by the mean of the columns that meta-training could see. With --hidden a share of the networks, drawn by
-seed, is hidden from meta-training and from the lookup, which takes them in random order behind the others.
+seed, is hidden from meta-training and from the lookup, which takes them in random order behind the others. Agents are
+kept in --work, where the same command finds them again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from machine import machine, show
-from search_doubles import CountingJudge, Table, TableBench, read_table
-from tabular_search import PARAMS, interval
+from safetensors import safe_open
+from safetensors.torch import save_file
+from search_doubles import CountingJudge, Table, TableBench
+from tabular_search import PARAMS, asked_table, interval
 
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.search.cached import CachedBench
@@ -100,6 +105,23 @@ def agent(
     return training.run()
 
 
+def kept(folder: Path | None, name: str, train: Callable[[], Weights]) -> tuple[Weights, float]:
+    """An agent, and the seconds of the processor that it took; from its file in a folder if it is there."""
+    path = None if folder is None else folder / f"{name}.safetensors"
+    if path is not None and path.is_file():
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, float(file.metadata()["seconds"])  # noqa: SIM118
+    started = time.process_time()
+    weights = {key: tensor.contiguous() for key, tensor in train().items()}
+    seconds = time.process_time() - started
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        save_file(weights, aside, {"seconds": f"{seconds:.1f}"})
+        aside.replace(path)
+    return weights, seconds
+
+
 def searched(asked: Asked, target: int, limit: float, weights: Weights | None, seed: int) -> int:
     """Networks judged until one is near the best; most + 1 if none was."""
     search = PolicySearch(asked.bench(target, limit), asked.judge(target), PolicyConfig(seed=seed))
@@ -128,12 +150,12 @@ def in_order(asked: Asked, target: int, limit: float, order: Iterable[tuple[int,
 
 
 def by_memory(asked: Asked, target: int, limit: float, weights: Weights) -> list[tuple[int, ...]]:
-    """All codes, by what the agent expects of them before it judges one."""
+    """All codes, by what the agent is sure to expect of them before it judges one."""
     memory = Memory.from_tensors(weights)
     assert memory is not None, "an agent of meta-training remembers"
     codes = list(asked.rows)
     recall = Recall(memory, CachedBench(asked.bench(target, limit)))
-    expected = np.concatenate([recall.mean([Architecture(code) for code in part]) for part in batched(codes, 1000)])
+    expected = np.concatenate([recall.cautious([Architecture(code) for code in part]) for part in batched(codes, 500)])
     return [codes[index] for index in np.argsort(-expected, kind="stable")]
 
 
@@ -176,14 +198,16 @@ def main() -> None:
     parser.add_argument("--hidden", type=float, default=0.0, help="share of the networks hidden from meta-training")
     parser.add_argument("--within", type=float, default=0.5, help="points of accuracy from the best that are near")
     parser.add_argument("--most", type=int, default=600, help="networks after which a run has failed")
+    parser.add_argument("--work", type=Path, help="folder in which agents are kept")
     parser.add_argument("--only-meta", action="store_true", help="leave out the search from scratch")
     given = parser.parse_args()
-    columns, rows = read_table(given.table)
-    if given.column is not None and given.column not in columns:
-        parser.error(f"--column is one of {', '.join(columns)}, got {given.column!r}")
+    budgets = given.targets or given.params
+    columns, rows, target = asked_table(parser, given.table, given.column, budgets)
     if not 0.0 <= given.hidden < 1.0:
         parser.error(f"--hidden is a share in [0, 1), got {given.hidden}")
-    target = columns.index(given.column) if given.column else len(columns) - 1
+    for name in ("agents", "seeds", "tasks", "evaluations", "most"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} is at least 1, got {getattr(given, name)}")
     if len(columns) < 2:
         parser.error("the target column is left out of meta-training: give a table of several columns")
     asked = Asked(rows, columns, given.within, given.most)
@@ -193,16 +217,21 @@ def main() -> None:
         f"{given.tasks} tasks of {given.evaluations} networks; searches of seeds 0 to {given.seeds - 1}; "
         f"{100 * given.hidden:.0f} % of the networks hidden"
     )
+    digest = hashlib.sha256(given.table.read_bytes()).hexdigest()[:8]
     lines: list[list[str]] = []
-    for limit in given.targets or given.params:
+    for limit in budgets:
         counts: dict[str, list[int]] = {"meta-trained": [], "its order alone": [], "lookup": [], "from scratch": []}
         spent = 0.0
         for seed in range(given.agents):
             hidden = half(rows, given.hidden, seed)
-            started = time.process_time()
             config = MetaConfig(seed=seed, evaluations=given.evaluations)
-            weights = agent(asked, target, limit, hidden, config, given.tasks)
-            spent += (time.process_time() - started) / given.agents
+            name = f"{digest}-{target}-{limit:g}-hidden{given.hidden:g}-{given.tasks}x{given.evaluations}-{seed}"
+            weights, seconds = kept(
+                given.work,
+                name,
+                lambda: agent(asked, target, limit, hidden, config, given.tasks),  # noqa: B023
+            )
+            spent += seconds / given.agents
             found = [searched(asked, target, limit, weights, 1000 * seed + number) for number in range(given.seeds)]
             counts["meta-trained"] += found
             counts["its order alone"].append(in_order(asked, target, limit, by_memory(asked, target, limit, weights)))

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from rcnas_edge.search import strategy
 from rcnas_edge.search.policy import PolicyConfig, PolicySearch
 from rcnas_edge.space import Architecture
 
-STRATEGIES = ("rc-nas", "evolution", "random")
+DEFAULT = ("rc-nas", "evolution", "random")
 PARTS = {"rc-nas without its critic": {"critic": False}, "rc-nas with an even policy": {"learning_rate": 0.0}}
 """What is left of RC-NAS without one of its parts."""
 PARAMS = (0.13, 0.35, 0.65, 1.10)
@@ -50,6 +51,24 @@ def evaluations(name: str, rows: Table, column: int, *, limit: float, within: fl
     return most + 1
 
 
+def asked_table(
+    parser: argparse.ArgumentParser, path: Path, column: str | None, params: Sequence[float]
+) -> tuple[tuple[str, ...], Table, int]:
+    """Columns, rows and the place of the target column; ends with one sentence where these do not go together."""
+    try:
+        columns, rows = read_table(path)
+    except ValueError as error:
+        parser.error(str(error))
+    if column is not None and column not in columns:
+        parser.error(f"--column is one of {', '.join(columns)}, got {column!r}")
+    bench = TableBench(1.0, rows)
+    least = min(bench.cost(Architecture(code)).params for code in rows) / 1e6
+    for limit in params:
+        if not limit >= least:
+            parser.error(f"the smallest network has {least:.6g} M parameters, a budget is no less, got {limit:g}")
+    return columns, rows, columns.index(column) if column else len(columns) - 1
+
+
 def interval(counts: list[int], seed: int) -> tuple[float, float]:
     """The 95 % bootstrap interval of the median over seeds."""
     generator = np.random.default_rng(seed)
@@ -62,16 +81,18 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="nas_robbench_201_cifar10.csv or a table of its format")
     parser.add_argument("--column", help="the accuracy to search for; default the last one")
     parser.add_argument("--params", type=float, nargs="+", default=PARAMS, help="budgets in million parameters")
-    known = ", ".join(f"'{name}'" for name in PARTS)
-    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, help=f"by name, or {known}")
+    parts = ", ".join(f"'{name}'" for name in PARTS)
+    parser.add_argument("--strategies", nargs="+", default=DEFAULT, help=f"by name, or {parts}")
     parser.add_argument("--seeds", type=int, default=10, help="runs of each; seeds 0, 1, ...")
     parser.add_argument("--within", type=float, default=0.5, help="points of accuracy from the best that are near")
     parser.add_argument("--most", type=int, default=600, help="networks after which a run has failed")
     asked = parser.parse_args()
-    columns, rows = read_table(asked.table)
-    if asked.column is not None and asked.column not in columns:
-        parser.error(f"--column is one of {', '.join(columns)}, got {asked.column!r}")
-    column = columns.index(asked.column) if asked.column else len(columns) - 1
+    columns, rows, column = asked_table(parser, asked.table, asked.column, asked.params)
+    known = (*DEFAULT, *PARTS)
+    if unknown := [name for name in asked.strategies if name not in known]:
+        parser.error(f"--strategies are of {', '.join(known)}, got {unknown[0]!r}")
+    if asked.seeds < 1 or asked.most < 1:
+        parser.error(f"--seeds and --most are at least 1, got {asked.seeds} and {asked.most}")
 
     print(machine())
     print(f"{asked.table.name}, column {columns[column]}, seeds 0 to {asked.seeds - 1}")
