@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from search_doubles import CountingJudge, TableBench
 
 from rcnas_edge.search import strategy
+from rcnas_edge.search.meta import MetaConfig
+from rcnas_edge.search.pretrain import PretrainConfig
 
 CODES = ["".join(digits) for digits in itertools.product("01234", repeat=6)]
 
@@ -147,8 +150,10 @@ def test_an_agent_that_is_kept_is_trained_once(
 ) -> None:
     """The second time all figures come from its file, and nothing is trained."""
     meta, told = benchmark("tabular_meta"), []
-    flags = ["--column", "ones", "--targets", "0.25", "--agents", "1", "--seeds", "2", "--tasks", "2", "--only-meta"]
-    flags += ["--evaluations", "4", "--most", "8", "--hidden", "0.5", "--work", str(tmp_path / "work")]
+    short = PretrainConfig(updates=2)
+    monkeypatch.setattr(meta, "MetaConfig", partial(MetaConfig, rehearsals=1, start=short, lessons=short, last=short))
+    flags = ["--column", "ones", "--targets", "0.25", "--agents", "1", "--seeds", "1", "--tasks", "2", "--only-meta"]
+    flags += ["--evaluations", "4", "--most", "2", "--hidden", "0.5", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["tabular_meta.py", str(small_table), *flags])
     for _ in range(2):
         meta.main()
