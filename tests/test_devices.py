@@ -67,6 +67,12 @@ def board(name: str, *, macs: float, megabyte: float, limits: str = "") -> str:
     return RATES.format(name=name, macs=macs, bytes=megabyte, limits=limits, covers=covers)
 
 
+@pytest.fixture(scope="module")
+def host(setting: TaskSetting, profile_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """This machine's table, measured once for all that copy the cache."""
+    _ = Pipeline(replace(setting, profile="host"), Run(tmp_path_factory.mktemp("host") / "a"), Silent()).opened.bench
+
+
 @pytest.fixture
 def boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile_cache: Path) -> Path:
     """Two boards, one slow to compute and one slow to move data, in a cache of their own beside the host's profile."""
@@ -382,7 +388,7 @@ def test_a_phone_that_ships_warns_of_images_outside_its_domain(
 
 
 def test_the_host_is_still_measured_beside_a_board_that_is_not(
-    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: None, boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher, a finalist and the file are timed for the host; the file misses there, and that is exit code 3."""
     true, timed = here.time_model, []
@@ -407,7 +413,7 @@ def test_the_host_is_still_measured_beside_a_board_that_is_not(
 
 
 def test_a_finalist_that_misses_on_a_slow_machine_is_timed_anew(
-    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: None, boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice in a row it is slow; after the second one the first is timed anew, and that is what is kept."""
     true, timed = here.time_model, []
@@ -437,7 +443,7 @@ def test_a_finalist_that_misses_on_a_slow_machine_is_timed_anew(
 
 
 def test_a_machine_that_is_slow_moves_no_budget_in_percent(
-    boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: None, boards: Path, setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It never comes to its pace: the teacher is predicted, as students are, and shares are measured."""
     true_alone, true_beside = here.time_model, here.time_beside
