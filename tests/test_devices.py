@@ -309,6 +309,8 @@ def test_a_limit_in_percent_is_held_against_the_teacher_timed_in_turns(monkeypat
     assert (found[share].ms, found[share].share) == (pytest.approx(1.1), pytest.approx(0.55))
     assert found[share].words == "2.2 ms (55.0 % of the teacher's beside it)"
     assert (found[plain].ms, found[plain].share, found[plain].words) == (2.2, None, "2.2 ms")
+    here.time_here(Path("model.onnx"), bench, seconds=1.0, teacher=Path("teacher.onnx"), patient=False)
+    assert asked[1:] == [("model.onnx", "teacher.onnx", {"threads": 1, "seconds": 1.0, "rest_ms": None})]
 
 
 def test_only_the_devices_that_are_listed_share_what_lies_around(tmp_path: Path) -> None:

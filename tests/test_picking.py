@@ -49,6 +49,8 @@ def test_of_several_devices_a_missed_latency_says_where():
     [
         (0.90, True, 0.95, 0.90, 1),  # far below the limit
         (0.90, False, 0.95, 0.90, 1),
+        (0.95, True, 0.95, 0.95, 1),
+        (0.95, False, 0.93, 0.93, 2),
         (0.98, True, 0.95, 0.98, 2),
         (0.98, True, 1.01, 1.01, 2),  # kept by noise
         (1.01, True, 0.95, 1.01, 1),  # missed: another finalist has more room
@@ -62,8 +64,8 @@ def test_a_finalist_close_below_its_limit_or_unstably_above_it_is_timed_longer(
     monkeypatch.setattr(searching, "TIMING_SECONDS", 3.0)
     monkeypatch.setattr(searching, "FINAL_TIMING_SECONDS", 10.0)
 
-    def time_here(path: Path, bench: object, *, seconds: float, teacher: Path) -> dict[Target, SimpleNamespace]:
-        asked.append(seconds)
+    def time_here(path: Path, bench: object, *, seconds: float, **settings: object) -> dict[Target, SimpleNamespace]:
+        asked.append((seconds, settings.get("patient", True)))
         share, steady = left.pop(0)
         return {Target(): SimpleNamespace(ms=2.0 * share, timing=SimpleNamespace(stable=steady))}
 
@@ -71,14 +73,14 @@ def test_a_finalist_close_below_its_limit_or_unstably_above_it_is_timed_longer(
     budgets = [Budget(Target(), "latency", 2.0, "2ms"), Budget(Target("board"), "latency", 1.9, "1.9ms")]
     found = Searching(opened_on(budgets))._timed(Path("model.onnx"))
     assert found[Target()].ms == 2.0 * counts
-    assert asked == [3.0, 10.0][:timings]
+    assert asked == [(3.0, False), (10.0, True)][:timings], "what is doubtful is timed patiently"
 
 
 def test_one_target_that_is_close_has_every_target_timed_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = Target("a"), Target("b")
     timings = [{targets[0]: 1.0, targets[1]: 1.98}, {targets[0]: 1.1, targets[1]: 1.9}]
 
-    def time_here(path: Path, bench: object, *, seconds: float, teacher: Path) -> dict[Target, SimpleNamespace]:
+    def time_here(path: Path, bench: object, **settings: object) -> dict[Target, SimpleNamespace]:
         steady = SimpleNamespace(stable=True)
         return {target: SimpleNamespace(ms=ms, timing=steady) for target, ms in timings.pop(0).items()}
 

@@ -86,9 +86,10 @@ class Timed:
         return show("latency", self.timing.p50_ms) + share
 
 
-def time_here(model: Path, bench: Bench, *, seconds: float, teacher: Path) -> dict[Target, Timed]:
+def time_here(model: Path, bench: Bench, *, seconds: float, teacher: Path, patient: bool = True) -> dict[Target, Timed]:
     """The latency of a run's file on its targets that are this machine, beside the teacher's file where that counts.
 
+    A share holds at any pace: where that is all that is wanted it need not be `patient` until the machine is at rest.
     Raises InputError where they were when the run began and are no longer: budgets in percent are of a teacher that was
     timed there.
     """
@@ -105,7 +106,9 @@ def time_here(model: Path, bench: Bench, *, seconds: float, teacher: Path) -> di
     found = {target: Timed(timing, timing.p50_ms) for target, timing in alone.items()}
     in_turns = _by_threads(
         {target: here[target] for target in here if target in whole},
-        lambda threads, rest_ms: time_beside(model, teacher, threads=threads, seconds=seconds, rest_ms=rest_ms),
+        lambda threads, rest_ms: time_beside(
+            model, teacher, threads=threads, seconds=seconds, rest_ms=rest_ms if patient else None
+        ),
     )
     for target, (timing, beside) in in_turns.items():
         found[target] = Timed(timing, timing.p50_ms / beside.p50_ms * whole[target], beside.p50_ms)

@@ -30,8 +30,9 @@ JUDGE_RECIPE, JUDGE_STEPS = "rslad-fast", 5
 """The judge's short training and the steps of its inner attack. It does not follow --recipe and the other flags of the
 training, so that a trained run can be trained anew in another way after the same search."""
 
-CLOSE = 0.03
-"""Share of a latency's limit: a finalist that is nearer to it than timings repeat themselves is timed once more."""
+CLOSE, UNSURE = 0.03, 0.08
+"""Shares of a latency's limit: a finalist that is nearer to it than timings repeat themselves, stable ones and unstable
+ones, is timed once more."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class Searching:
         noise what its finalist kept by noise, nor should a finalist.
         """
         bench, teacher = self.opened.bench, self.opened.teacher_file
-        found = time_here(path, bench, seconds=TIMING_SECONDS, teacher=teacher)
+        found = time_here(path, bench, seconds=TIMING_SECONDS, teacher=teacher, patient=False)
         limits = [(one.target, one.limit) for one in bench.budgets if one.quantity == "latency" and one.target in found]
         if not any(_doubtful(found[target], limit) for target, limit in limits):
             return found
@@ -304,7 +305,7 @@ def _doubtful(timed: Timed, limit: float) -> bool:
     """Whether a further timing may say otherwise of a limit."""
     if timed.ms > limit:
         return not timed.timing.stable
-    return timed.ms > (1 - CLOSE) * limit
+    return timed.ms > (1 - (CLOSE if timed.timing.stable else UNSURE)) * limit
 
 
 def _missed(finalists: Sequence[Mapping[Target, Cost]], budgets: Sequence[Budget], *, several: bool) -> str:
