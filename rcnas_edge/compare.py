@@ -19,7 +19,18 @@ from rcnas_edge.checkpoint import read_json
 from rcnas_edge.errors import InputError
 from rcnas_edge.evaluate import mcnemar, paired_difference
 from rcnas_edge.report import report
-from rcnas_edge.report.words import amount, duration, epsilon_of, flat, interval, name_of, percent, plain, timed_on
+from rcnas_edge.report.words import (
+    amount,
+    beside,
+    duration,
+    epsilon_of,
+    flat,
+    interval,
+    name_of,
+    percent,
+    plain,
+    timed_on,
+)
 
 REPORT = "report.json"
 ARRAYS = ("clean", "robust", "labels", "images")
@@ -197,7 +208,9 @@ def _figures(run: Told) -> Iterator[tuple[str, str]]:
     yield "threat", verdict.get("threat") or ""
     yield "teacher", teacher.get("name") or ""
     yield "teacher, robust", _rate(teacher.get("robust"))
-    yield "latency, measured", _of_teacher(run.timed[0] if run.timed else None, "ms", whole.get("latency"))
+    timed = timed_on(content, run.target) if run.target else None
+    taken = None if run.timed is None else run.timed[0]
+    yield "latency, measured", _of_teacher(taken, "ms", beside(timed, whole.get("latency")))
     yield "timed on", "" if run.timed is None else run.timed[1]
     yield "latency, predicted", _of_teacher(cost.get("latency"), "ms", None)
     yield "MACs", _of_teacher(cost.get("macs"), "", whole.get("macs"))

@@ -298,19 +298,24 @@ def test_a_limit_in_percent_is_held_against_the_teacher_timed_in_turns(monkeypat
     )
     asked = []
 
-    def time_beside(model: Path, other: Path, **settings: Any) -> tuple[Any, Any]:
+    def time_beside(model: Path, other: Path, **settings: Any) -> Any:
         asked.append((model.name, other.name, settings))
-        return SimpleNamespace(p50_ms=2.2), SimpleNamespace(p50_ms=4.0)
+        return SimpleNamespace(timing=SimpleNamespace(p50_ms=2.2), other=SimpleNamespace(p50_ms=4.0), share=0.55)
 
     monkeypatch.setattr(here, "time_beside", time_beside)
     monkeypatch.setattr(here, "time_model", lambda model, **settings: SimpleNamespace(p50_ms=2.2))
-    found = here.time_here(Path("model.onnx"), bench, seconds=1.0, teacher=Path("teacher.onnx"))
-    assert asked == [("model.onnx", "teacher.onnx", {"threads": 1, "seconds": 1.0, "rest_ms": 0.5})]
-    assert (found[share].ms, found[share].share) == (pytest.approx(1.1), pytest.approx(0.55))
-    assert found[share].words == "2.2 ms (55.0 % of the teacher's beside it)"
-    assert (found[plain].ms, found[plain].share, found[plain].words) == (2.2, None, "2.2 ms")
-    here.time_here(Path("model.onnx"), bench, seconds=1.0, teacher=Path("teacher.onnx"), patient=False)
-    assert asked[1:] == [("model.onnx", "teacher.onnx", {"threads": 1, "seconds": 1.0, "rest_ms": None})]
+    both = {"seconds": 1.0, "teacher": lambda: Path("teacher.onnx")}
+    found = here.time_here(Path("model.onnx"), bench, **both)
+    settings = {"threads": 1, "seconds": 1.0, "rest_ms": 0.5, "rest_seconds": None}
+    assert asked == [("model.onnx", "teacher.onnx", settings)]
+    assert (found[share].share, found[share].beside_ms, found[plain].share) == (0.55, 4.0, None)
+    assert here.counted(found, bench) == {share: pytest.approx(1.1), plain: 2.2}
+    assert (found[share].words, found[plain].words) == ("2.2 ms (55.0 % of the teacher's beside it)", "2.2 ms")
+    here.time_here(Path("model.onnx"), bench, **both, patient=False)
+    assert asked[1:] == [("model.onnx", "teacher.onnx", {**settings, "rest_seconds": 0.0})]
+    assert here.timed_how(bench, "digest") == {"timed": [str(share), str(plain)], "beside": ["digest", str(share)]}
+    budgets[0] = replace(budgets[0], relative=False)
+    assert here.timed_how(bench, "digest")["beside"] == [], "another kind of limit is another timing"
 
 
 def test_only_the_devices_that_are_listed_share_what_lies_around(tmp_path: Path) -> None:
@@ -439,7 +444,7 @@ def test_a_finalist_that_misses_on_a_slow_machine_is_timed_anew(
         "within the budgets",
     ]
     record = tmp_path / f"a/measured/{'-'.join(map(str, picked['picks']))}.json"
-    assert json.loads(record.read_text())["timings"]["host/fp32/1"]["ms"] == timed[3]
+    assert json.loads(record.read_text())["timings"]["host/fp32/1"]["timing"]["p50_ms"] == timed[3]
     assert Pipeline(asked, Run(tmp_path / "a"), Silent()).searching.pick() == picked
     assert len(timed) == 4
 
@@ -455,9 +460,12 @@ def test_a_machine_that_is_slow_moves_no_budget_in_percent(
 
     monkeypatch.setattr(here, "time_model", lambda *model, **settings: slowed(true_alone(*model, **settings)))
 
-    def twice_as_long(model: Path, teacher: Path, **settings: Any) -> tuple[Timing, Timing]:
-        timing = slowed(true_beside(model, teacher, **settings)[0])
-        return timing, replace(timing, p50_ms=2 * timing.p50_ms)
+    asked_for = []
+
+    def twice_as_long(model: Path, teacher: Path, **settings: Any) -> Any:
+        asked_for.append((model.name, teacher.relative_to(tmp_path).as_posix(), settings["rest_seconds"]))
+        timing = slowed(true_beside(model, teacher, **settings).timing)
+        return SimpleNamespace(timing=timing, other=replace(timing, p50_ms=2 * timing.p50_ms), share=0.5)
 
     monkeypatch.setattr(here, "time_beside", twice_as_long)
     asked, console = replace(setting, profile="host", max_latency="99%"), Remembering()
@@ -470,12 +478,14 @@ def test_a_machine_that_is_slow_moves_no_budget_in_percent(
     assert row["limit"] == pytest.approx(0.99 * predicted)
     assert row["measured"] == pytest.approx(predicted / 2)
     assert (row["basis"], row["met"], latency["share"]) == ("measured beside the teacher", True, 0.5)
-    assert pipeline.shipping.timed()[target].ms == row["measured"]
+    assert {one[1] for one in asked_for} == {"a/teacher/teacher.onnx"}
+    assert asked_for[0][2] == 0.0, "a finalist does not wait"
+    assert asked_for[-1] == ("model.onnx", "a/teacher/teacher.onnx", None), "what ships does"
     assert any(line.startswith("the teacher's latency on host/fp32/1 is predicted, ") for line in console.said)
     html = (tmp_path / "a/report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "50.0 % of the teacher, beside the teacher" in html
     (tmp_path / "a/teacher/teacher.onnx").unlink()
-    assert pipeline.opened.teacher_file.is_file(), "it is written again where it is needed"
+    assert pipeline.opened.teacher_file().is_file(), "it is written again where it is needed"
 
 
 def test_a_profile_is_measured_anew_where_the_machine_outruns_it(

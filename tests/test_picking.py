@@ -16,11 +16,13 @@ from rcnas_edge.pipeline.searching import Finalist, Searching, _missed
 from rcnas_edge.profile import Target
 from rcnas_edge.space import Architecture, Gene
 
+TEACHER = Path("teacher.onnx")
+
 
 def opened_on(budgets: list[Budget]) -> SimpleNamespace:
     """A task that has nothing but budgets and a teacher's file."""
     bench = SimpleNamespace(budgets=budgets)
-    return SimpleNamespace(run=None, console=None, setting=None, bench=bench, teacher_file=Path("teacher.onnx"))
+    return SimpleNamespace(run=None, console=None, setting=None, bench=bench, teacher_file=lambda: TEACHER)
 
 
 def test_only_missed_budgets_are_named_each_with_the_least_measured():
@@ -67,12 +69,13 @@ def test_a_finalist_close_below_its_limit_or_unstably_above_it_is_timed_longer(
     def time_here(path: Path, bench: object, *, seconds: float, **settings: object) -> dict[Target, SimpleNamespace]:
         asked.append((seconds, settings.get("patient", True)))
         share, steady = left.pop(0)
-        return {Target(): SimpleNamespace(ms=2.0 * share, timing=SimpleNamespace(stable=steady))}
+        assert settings["teacher"]() == TEACHER
+        return {Target(): SimpleNamespace(share=None, timing=SimpleNamespace(p50_ms=2.0 * share, stable=steady))}
 
     monkeypatch.setattr(searching, "time_here", time_here)
     budgets = [Budget(Target(), "latency", 2.0, "2ms"), Budget(Target("board"), "latency", 1.9, "1.9ms")]
     found = Searching(opened_on(budgets))._timed(Path("model.onnx"))
-    assert found[Target()].ms == 2.0 * counts
+    assert found[Target()].timing.p50_ms == 2.0 * counts
     assert asked == [(3.0, False), (10.0, True)][:timings], "what is doubtful is timed patiently"
 
 
@@ -81,13 +84,15 @@ def test_one_target_that_is_close_has_every_target_timed_once_more(monkeypatch: 
     timings = [{targets[0]: 1.0, targets[1]: 1.98}, {targets[0]: 1.1, targets[1]: 1.9}]
 
     def time_here(path: Path, bench: object, **settings: object) -> dict[Target, SimpleNamespace]:
-        steady = SimpleNamespace(stable=True)
-        return {target: SimpleNamespace(ms=ms, timing=steady) for target, ms in timings.pop(0).items()}
+        return {
+            target: SimpleNamespace(share=None, timing=SimpleNamespace(p50_ms=ms, stable=True))
+            for target, ms in timings.pop(0).items()
+        }
 
     monkeypatch.setattr(searching, "time_here", time_here)
     budgets = [Budget(target, "latency", 2.0, "2ms") for target in targets]
     found = Searching(opened_on(budgets))._timed(Path("model.onnx"))
-    assert [found[target].ms for target in targets] == [1.1, 1.98]
+    assert [found[target].timing.p50_ms for target in targets] == [1.1, 1.98]
 
 
 class Kept:

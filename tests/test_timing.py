@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rcnas_edge.board import timing as protocol
-from rcnas_edge.board.timing import Pace, Runner, Timing, difference, network_ms, time_runs
+from rcnas_edge.board.timing import Beside, Pace, Runner, Timing, difference, network_ms, time_beside, time_runs
 
 REFERENCE, MODEL = 0.1, 0.2
 SLOWER = {"reference": 1.25, "model": 1.35}
@@ -282,34 +282,61 @@ def test_a_slow_reference_kernel_is_run_less_often() -> None:
         assert protocol.Reference(Machine(never).runner(ms, "reference")).runs == runs
 
 
-@pytest.mark.parametrize("slow", [never, always, in_bursts, at_random(0.6, 0.2), lambda second: second > 2.0])
-def test_what_takes_turns_keeps_its_ratio_on_any_machine(slow: Callable[[float], bool]) -> None:
-    """Timed one after the other, the second of two would be 35 % slower where the machine slows down in between."""
-    machine = Machine(slow)
-    one, other = protocol.time_in_turns(
-        [lambda: machine.runner(0.2), lambda: machine.runner(0.5)],
+def beside(
+    machine: Machine, one: float, other: float, *, seconds: float = 3.0, rest_ms: float | None = REFERENCE
+) -> Beside:
+    return time_beside(
+        lambda: machine.runner(one),
+        lambda: machine.runner(other),
         machine.reference,
         runtime="none",
         provider="none",
         threads=1,
-        seconds=3.0,
-        rest_ms=REFERENCE,
+        seconds=seconds,
+        rest_ms=rest_ms,
     )
-    assert one.p50_ms / other.p50_ms == pytest.approx(0.4, rel=1e-6)
-    assert (one.sessions, one.at_pace, one.reference_ms) == (other.sessions, other.at_pace, other.reference_ms)
-    assert one.runs > 2 * other.runs
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [never, always, in_bursts, at_random(0.6, 0.2), at_random(0.05, 0.05), lambda second: second > 2.0],
+)
+@pytest.mark.parametrize(("one", "other"), [(0.2, 0.5), (8.0, 60.0), (20.0, 60.0)])
+@pytest.mark.parametrize("rest_ms", [REFERENCE, 0.5 * REFERENCE, None])
+def test_a_share_is_the_same_on_any_machine(
+    slow: Callable[[float], bool], one: float, other: float, rest_ms: float | None
+) -> None:
+    """Also where no pace is reached. The medians of all runs may be of two paces: 8 beside 60 ms, slow for 50 ms."""
+    found = beside(Machine(slow), one, other, rest_ms=rest_ms)
+    assert found.share == pytest.approx(one / other, rel=0.02)
+    first, second = found.timing, found.other
+    assert (first.sessions, first.at_pace, first.reference_ms) == (second.sessions, second.at_pace, second.reference_ms)
+    if rest_ms and rest_ms < REFERENCE:
+        assert (first.at_pace, first.stable) == (0.0, False)
 
 
 def test_what_takes_turns_at_rest_is_timed_as_it_is_alone() -> None:
     machine = Machine(never)
-    one, other = protocol.time_in_turns(
-        [lambda: machine.runner(0.2), lambda: machine.runner(0.5)],
-        machine.reference,
-        runtime="none",
-        provider="none",
-        threads=1,
-        seconds=3.0,
-    )
-    alone = machine.timing()
-    assert (one.p50_ms, one.stable, one.at_pace) == (alone.p50_ms, True, 1.0)
-    assert (other.p50_ms, other.stable) == (pytest.approx(0.5), True)
+    found, alone = beside(machine, MODEL, 0.5, rest_ms=None), machine.timing()
+    assert (found.timing.p50_ms, found.timing.stable, found.timing.at_pace) == (alone.p50_ms, True, 1.0)
+    assert (found.other.p50_ms, found.other.stable) == (pytest.approx(0.5), True)
+    assert found.timing.runs > 2 * found.other.runs
+
+
+def test_a_share_waits_for_the_pace_at_rest_as_long_as_it_is_told() -> None:
+    took = []
+    for rest_seconds in (None, 0.0):
+        machine = Machine(always)
+        time_beside(
+            lambda machine=machine: machine.runner(0.2),
+            lambda machine=machine: machine.runner(0.5),
+            machine.reference,
+            runtime="none",
+            provider="none",
+            threads=1,
+            seconds=1.0,
+            rest_ms=REFERENCE,
+            rest_seconds=rest_seconds,
+        )
+        took.append(machine.nanoseconds / 1e9)
+    assert took[0] > protocol.REST_SECONDS > 10 > took[1] > protocol.PATIENCE

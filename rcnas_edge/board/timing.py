@@ -321,38 +321,109 @@ def time_runs(
     that throttles for good is timed as slow as it has become, and the timing is unstable. One that throttles in turns
     is timed in its quick moments: `at_pace`.
     """
-    return time_in_turns(
+    sessions_of = _sessions(
         [open_runner],
         reference,
-        runtime=runtime,
-        provider=provider,
-        threads=threads,
         seconds=seconds,
         sessions=sessions,
         warm_seconds=warm_seconds,
         warm_runs=warm_runs,
         rest_ms=rest_ms,
-    )[0]
+    )
+    return sessions_of.timing(0, runtime=runtime, provider=provider, threads=threads)
 
 
-def time_in_turns(
-    open_runners: Sequence[Callable[[], Runner]],
+@dataclass(frozen=True)
+class Beside:
+    """Two things that were timed in turns, and `share`, what the first one takes of the other's time.
+
+    That is the median of the shares of single turns: within one the machine seldom changes its pace, while the medians
+    of all runs may be of a slow moment for the one and of a quick one for the other. At a slower pace a large network
+    may lose a little more than a small one.
+    """
+
+    timing: Timing
+    other: Timing
+    share: float
+
+
+def time_beside(
+    open_runner: Callable[[], Runner],
+    open_other: Callable[[], Runner],
     reference: Runner,
     *,
     runtime: str,
     provider: str,
     threads: int,
     seconds: float,
+    rest_ms: float | None = None,
+    rest_seconds: float | None = None,
+) -> Beside:
+    """`time_runs` of two things in turns; `rest_seconds` in the place of half a minute for the pace at rest."""
+    both = _sessions([open_runner, open_other], reference, seconds=seconds, rest_ms=rest_ms, rest_seconds=rest_seconds)
+    one, other = (both.timing(place, runtime=runtime, provider=provider, threads=threads) for place in range(2))
+    return Beside(one, other, both.share())
+
+
+@dataclass(frozen=True)
+class _Sessions:
+    """The turns of all sessions, those of them that count, and whether these are at the machine's pace."""
+
+    timed: list[list[Turn]]
+    counting: list[list[Turn]]
+    reached: bool
+    seconds: float
+
+    def share(self) -> float:
+        """Of the first thing's time to the second's: the median over turns."""
+        found = [np.median(turn.runs[0]) / np.median(turn.runs[1]) for turns in self.counting for turn in turns]
+        return float(np.median(found))
+
+    def timing(self, place: int, *, runtime: str, provider: str, threads: int) -> Timing:
+        """Of the thing at this place in the turns."""
+        of_sessions = [np.concatenate([turn.runs[place] for turn in turns]) for turns in self.counting]
+        parts = [np.array_split(runs, max(1, min(BLOCKS, len(runs) // 3))) for runs in of_sessions]
+        blocks = [[np.median(part) for part in each] for each in parts]
+        middles = [float(np.median(runs)) for runs in of_sessions]
+        within, between = max(map(_variation, blocks)), _variation(middles)
+        every = np.concatenate([turn.runs[place] for turns in self.timed for turn in turns])
+        return Timing(
+            p50_ms=float(np.median(np.concatenate(of_sessions))),
+            p95_ms=float(np.percentile(every, 95)),
+            runs=int(every.size),
+            stable=self.reached and within <= WITHIN and between <= BETWEEN,
+            runtime=runtime,
+            threads=threads,
+            provider=provider,
+            low_ms=float(np.percentile(np.concatenate(blocks), 2.5)),
+            high_ms=float(np.percentile(np.concatenate(blocks), 97.5)),
+            within=within,
+            between=between,
+            sessions=len(self.timed),
+            seconds=self.seconds,
+            reference_ms=float(np.median([turn.after for turns in self.counting for turn in turns])),
+            load=os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan,
+            at_pace=sum(map(len, self.counting)) / sum(map(len, self.timed)) if self.reached else 0.0,
+        )
+
+
+def _sessions(
+    open_runners: Sequence[Callable[[], Runner]],
+    reference: Runner,
+    *,
+    seconds: float,
     sessions: int = 3,
     warm_seconds: float = 0.3,
     warm_runs: int = 20,
     rest_ms: float | None = None,
-) -> list[Timing]:
-    """`time_runs` of several things that take turns, so that all are timed at one pace: their ratios hold at any."""
+    rest_seconds: float | None = None,
+) -> _Sessions:
+    """As `time_runs` says, of whatever takes turns."""
     started = time.monotonic()
     pace = Reference(reference)
     timed: list[list[Turn]] = []
-    patience = max(PATIENCE * seconds, REST_SECONDS if rest_ms else 0.0)
+    wait = REST_SECONDS if rest_seconds is None else rest_seconds
+    patience = max(PATIENCE * seconds, wait if rest_ms else 0.0)
     reached, end = False, reference.clock() + 1e9 * patience
     while not reached and (len(timed) < sessions or reference.clock() < end):
         runners = [open_runner() for open_runner in open_runners]
@@ -363,39 +434,11 @@ def time_in_turns(
         limit = AT_PACE * min(quickest, rest_ms or quickest)
         counting = [found for turns in timed if (found := [turn for turn in turns if turn.slower <= limit])]
         last = timed[-1][len(timed[-1]) // 2 :]
-        at_pace = sum(map(len, counting))
-        enough = len(counting) >= sessions and at_pace >= AT_PACE_TURNS * sessions
+        enough = len(counting) >= sessions and sum(map(len, counting)) >= AT_PACE_TURNS * sessions
         reached = enough and any(turn.slower <= limit for turn in last)
     if not reached:
-        counting, at_pace = timed[-sessions:], 0
-    told = {"runtime": runtime, "threads": threads, "provider": provider, "seconds": time.monotonic() - started}
-    told |= {"sessions": len(timed), "at_pace": at_pace / sum(map(len, timed))}
-    told["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-    return [_timing(place, counting, timed, reached, told) for place in range(len(open_runners))]
-
-
-def _timing(
-    place: int, counting: Sequence[list[Turn]], timed: Sequence[list[Turn]], reached: bool, told: dict[str, Any]
-) -> Timing:
-    """Of the thing at this place in the turns of the sessions: of those that count, the p95 of all."""
-    of_sessions = [np.concatenate([turn.runs[place] for turn in turns]) for turns in counting]
-    parts = [np.array_split(runs, max(1, min(BLOCKS, len(runs) // 3))) for runs in of_sessions]
-    blocks = [[np.median(part) for part in each] for each in parts]
-    middles = [float(np.median(runs)) for runs in of_sessions]
-    within, between = max(map(_variation, blocks)), _variation(middles)
-    every = np.concatenate([turn.runs[place] for turns in timed for turn in turns])
-    return Timing(
-        p50_ms=float(np.median(np.concatenate(of_sessions))),
-        p95_ms=float(np.percentile(every, 95)),
-        runs=int(every.size),
-        stable=reached and within <= WITHIN and between <= BETWEEN,
-        low_ms=float(np.percentile(np.concatenate(blocks), 2.5)),
-        high_ms=float(np.percentile(np.concatenate(blocks), 97.5)),
-        within=within,
-        between=between,
-        reference_ms=float(np.median([turn.after for turns in counting for turn in turns])),
-        **told,
-    )
+        counting = timed[-sessions:]
+    return _Sessions(timed, counting, reached, time.monotonic() - started)
 
 
 def _session(runners: Sequence[Runner], reference: Reference, seconds: float) -> list[Turn]:

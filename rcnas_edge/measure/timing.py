@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcnas_edge.board import timing as protocol
-from rcnas_edge.board.timing import Runner, Timing
+from rcnas_edge.board.timing import Beside, Runner, Timing
 from rcnas_edge.board.words import Refused
 from rcnas_edge.errors import InputError
 from rcnas_edge.measure.rowgraph import graph_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 __all__ = [
+    "Beside",
     "Runner",
     "Timing",
     "layout_probe",
@@ -77,19 +78,21 @@ def time_beside(
     threads: int = 1,
     seconds: float = 3.0,
     rest_ms: float | None = None,
-) -> tuple[Timing, Timing]:
-    """`time_model` of two models in turns: their ratio holds whatever pace the machine is at."""
+    rest_seconds: float | None = None,
+) -> Beside:
+    """`time_model` of two models in turns: what the first takes of the other's time holds at about any pace."""
     _check(seconds, 1, threads)
-    one, two = protocol.time_in_turns(
-        [lambda: session_runner(model, threads), lambda: session_runner(other, threads)],
+    return protocol.time_beside(
+        lambda: session_runner(model, threads),
+        lambda: session_runner(other, threads),
         session_runner(reference_model(), threads),
         runtime=f"{machine()['runtime']}, {protocol.HOW}",
         provider=CPU,
         threads=threads,
         seconds=seconds,
         rest_ms=rest_ms,
+        rest_seconds=rest_seconds,
     )
-    return one, two
 
 
 def time_runs(

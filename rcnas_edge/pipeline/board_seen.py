@@ -107,10 +107,10 @@ def unlike(pipeline: Pipeline) -> list[str]:
     boards, bench = measured_on(pipeline), pipeline.opened.bench
     return [
         f"The limit of {budget.asked} on {budget.target} is of a teacher whose latency was "
-        f"{'measured on this machine' if budget.target in bench.here else 'predicted'}, and the file was timed on "
+        f"{'that of this machine' if budget.target in bench.here else 'predicted'}, and the file was timed on "
         f"{boards[budget.target].words}: a --max-latency in ms is a limit of the board itself."
         for budget in bench.budgets
-        if budget.quantity == "latency" and budget.target in boards and budget.asked.endswith("%")
+        if budget.quantity == "latency" and budget.target in boards and budget.relative
     ]
 
 

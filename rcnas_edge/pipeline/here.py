@@ -54,15 +54,14 @@ def predicted(bench: Bench) -> tuple[Target, ...]:
 
 @dataclass(frozen=True)
 class Timed:
-    """How long a file takes, and `ms`, what of it budgets count.
+    """How long a file takes; where the limit is one in percent, `share`, of the teacher's `beside_ms` in turns with it.
 
-    That is the timing's median. A limit in percent is a share, and is measured as one: the file takes turns with the
-    teacher, which took `beside_ms`, and `ms` is that share of the teacher's latency in the budget, which was taken at
-    another time. So a machine that has become slower since, or quicker, moves neither the share nor `ms`.
+    A share is measured as one: the teacher that the budget is of was timed at another moment, and the machine may have
+    become slower since, or quicker.
     """
 
     timing: Timing
-    ms: float
+    share: float | None = None
     beside_ms: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,12 +71,7 @@ class Timed:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Timed:
         """The opposite of `to_dict`."""
-        return cls(Timing(**values["timing"]), values["ms"], values["beside_ms"])
-
-    @property
-    def share(self) -> float | None:
-        """Of the teacher's latency beside it; None where it was timed alone."""
-        return None if self.beside_ms is None else self.timing.p50_ms / self.beside_ms
+        return cls(Timing(**values["timing"]), values["share"], values["beside_ms"])
 
     @property
     def words(self) -> str:
@@ -86,12 +80,35 @@ class Timed:
         return show("latency", self.timing.p50_ms) + share
 
 
-def time_here(model: Path, bench: Bench, *, seconds: float, teacher: Path, patient: bool = True) -> dict[Target, Timed]:
-    """The latency of a run's file on its targets that are this machine, beside the teacher's file where that counts.
+def whole(bench: Bench) -> dict[Target, float]:
+    """ms of the teacher on the targets whose latency limit is a share of it."""
+    relative = (one for one in bench.budgets if one.quantity == "latency" and one.relative)
+    return {one.target: one.teacher for one in relative if one.teacher is not None}
 
-    A share holds at any pace: where that is all that is wanted it need not be `patient` until the machine is at rest.
-    Raises InputError where they were when the run began and are no longer: budgets in percent are of a teacher that was
-    timed there.
+
+def counted(found: Mapping[Target, Timed], bench: Bench) -> dict[Target, float]:
+    """ms of each file that its budget counts: the timing's, or its share of the teacher's latency in the budget."""
+    teacher = whole(bench)
+    return {
+        target: one.timing.p50_ms if one.share is None else one.share * teacher[target] for target, one in found.items()
+    }
+
+
+def timed_how(bench: Bench, digest: str) -> dict[str, list[str]]:
+    """What a timing of a run depends on: the targets that are this machine, and the teacher beside those in percent."""
+    here = timed(bench)
+    beside = [str(target) for target in here if target in whole(bench)]
+    return {"timed": [str(target) for target in here], "beside": [digest, *beside] if beside else []}
+
+
+def time_here(
+    model: Path, bench: Bench, *, seconds: float, teacher: Callable[[], Path], patient: bool = True
+) -> dict[Target, Timed]:
+    """The latency of a run's file on its targets that are this machine, beside the `teacher` file where that counts.
+
+    A share is nearly the same at any pace: where that is all that is wanted, the timing need not be `patient` until the
+    machine is at rest. Raises InputError where a target was this machine when the run began and is no longer: budgets
+    in percent are of a teacher that was timed there.
     """
     for target in timed(bench):
         if not is_here(bench.profiles[target]):
@@ -99,20 +116,22 @@ def time_here(model: Path, bench: Bench, *, seconds: float, teacher: Path, patie
                 f"a run is timed on one machine, {target} was measured on another one or with another runtime than "
                 f"{machine()['runtime']}: continue there, or take another --out"
             )
-    here = {target: bench.profiles[target] for target in timed(bench)}
-    shares = (one for one in bench.budgets if one.quantity == "latency" and one.relative)
-    whole = {one.target: one.teacher for one in shares if one.teacher is not None}
-    alone = time_on(model, {target: here[target] for target in here if target not in whole}, seconds=seconds)
-    found = {target: Timed(timing, timing.p50_ms) for target, timing in alone.items()}
+    here, shares = {target: bench.profiles[target] for target in timed(bench)}, whole(bench)
+    alone = time_on(model, {target: here[target] for target in here if target not in shares}, seconds=seconds)
     in_turns = _by_threads(
-        {target: here[target] for target in here if target in whole},
+        {target: here[target] for target in here if target in shares},
         lambda threads, rest_ms: time_beside(
-            model, teacher, threads=threads, seconds=seconds, rest_ms=rest_ms if patient else None
+            model,
+            teacher(),
+            threads=threads,
+            seconds=seconds,
+            rest_ms=rest_ms,
+            rest_seconds=None if patient else 0.0,
         ),
     )
-    for target, (timing, beside) in in_turns.items():
-        found[target] = Timed(timing, timing.p50_ms / beside.p50_ms * whole[target], beside.p50_ms)
-    return found
+    return {target: Timed(timing) for target, timing in alone.items()} | {
+        target: Timed(one.timing, one.share, one.other.p50_ms) for target, one in in_turns.items()
+    }
 
 
 def time_on(model: Path, profiles: Mapping[Target, Profile], *, seconds: float) -> dict[Target, Timing]:

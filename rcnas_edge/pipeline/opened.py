@@ -61,7 +61,6 @@ class Opened:
     def bench(self) -> Bench:
         return open_bench(self.task, self.run, self.console)
 
-    @property
     def teacher_file(self) -> Path:
         """The teacher as a file, which a student's is timed beside; written again if it was deleted."""
         path = teacher_file(self.task, self.run)

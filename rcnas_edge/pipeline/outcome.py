@@ -267,7 +267,7 @@ def _beside(pipeline: Pipeline, made: Made, *, verified: bool) -> dict[str, Any]
         rates = dict.fromkeys(("clean", "robust", "parity"))
         terms = {"threat": str(pipeline.opened.task.threat), "n": 0, "sha256": made.artefact.sha256}
         verdict = {"decision": NOT_CHECKED, "reasons": [made.unchecked], "flags": [], "attacks": [], **terms, **rates}
-    timing = None if made.timing is None else Timed(made.timing, made.timing.p50_ms)
+    timing = None if made.timing is None else Timed(made.timing)
     return _artefact(pipeline, made.artefact, timing, verdict)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 from rcnas_edge.calibrating import IMAGES, Calibration, calibration_images
 from rcnas_edge.cost import Cost
 from rcnas_edge.export import Artefact, read_artefact
-from rcnas_edge.measure import Timing
 from rcnas_edge.pipeline.boards import Boards
 from rcnas_edge.pipeline.fitting import Fitting
-from rcnas_edge.pipeline.here import Timed, cautions, not_measured, predicted, time_here, timed
+from rcnas_edge.pipeline.here import Timed, cautions, counted, not_measured, predicted, time_here, timed, timed_how
 from rcnas_edge.pipeline.opened import Opened, export_network
 from rcnas_edge.pipeline.prepare import FINAL_TIMING_SECONDS, real_costs
 from rcnas_edge.profile import Target
@@ -28,6 +27,7 @@ class Shipping:
         """What an export depends on."""
         return {
             **self.made_of(self.opened.setting.aim),
+            **timed_how(self.opened.bench, self.opened.task.teacher.digest),
             "profiles": {str(target): profile.digest() for target, profile in self.opened.bench.profiles.items()},
         }
 
@@ -86,17 +86,13 @@ class Shipping:
         assert known is not None, "export writes it"
         return {target: Timed.from_dict(known["timings"][str(target)]) for target in timed(self.opened.bench)}
 
-    def timings(self) -> dict[Target, Timing]:
-        """The measured latency of the artefact on each target that is this machine."""
-        return {target: one.timing for target, one in self.timed().items()}
-
     def final_costs(self) -> dict[Target, Cost]:
         """What the artefact costs: its size, and its latency where it was timed; the rest by its rows.
 
         Of a target that is a board, what the board found counts.
         """
         costs, artefact = self.opened.bench.costs(self.fitting.searching.architecture), self.export()
-        here = {target: one.ms for target, one in self.timed().items()}
+        here = counted(self.timed(), self.opened.bench)
         there = {target: benched.timing.p50_ms for target, (_, benched) in self.boards.timings(artefact).items()}
         return real_costs(costs, artefact.bytes, {**here, **there})
 

@@ -113,7 +113,7 @@ def _tiles(content: Content, verdict: Mapping[str, Any] | None) -> Element:
             label = "Latency, measured" if measured is not None else "Latency, predicted"
             where = target if len(costs) > 1 else ""
             value = predicted if measured is None else measured
-            asked = _asked(content, "latency", target)
+            asked = _asked(content, "latency", target, relative=bool(timed and timed.get("share")))
             tile(label, amount(value, "ms"), where, asked, told, share(value, beside(timed, whole.get("latency"))))
     target, cost = next(iter(costs.items()), (None, None))
     whole = ((teacher.get("cost") or {}).get(target)) or {}
@@ -146,13 +146,15 @@ def _beside(verdict: Mapping[str, Any], teacher: Mapping[str, Any], name: str) -
     return f"teacher {percent(rate['value'])}, {points(verdict[name]['value'] - rate['value'])}"
 
 
-def _asked(content: Content, quantity: str, target: str | None = None) -> str:
-    """The limit on a quantity, on a target if one is given, and whether it is kept."""
+def _asked(content: Content, quantity: str, target: str | None = None, *, relative: bool = False) -> str:
+    """The limit on a quantity, on a target if one is given, and whether it is kept; `relative`: as the share it is."""
     rows = (row for row in content["budgets"] or [] if row["name"] == quantity)
     row = next((row for row in rows if target in (None, row["target"])), None)
     if row is None:
         return ""
     sign = {True: "✓ ", False: "✗ ", None: ""}[row["met"]]
+    if relative:
+        return f"{sign}asked ≤{JOINED}{row['asked']} of the teacher"
     unit = row["unit"] if row["unit"] in ("ms", "bytes") else ""
     asked = f" ({row['asked']})" if row["asked"] and row["asked"].endswith("%") else ""
     return f"{sign}asked ≤{JOINED}{amount(row['limit'], unit)}{asked}"

@@ -56,7 +56,7 @@ LATENCY = Record(
         "provider": Field(Text(), "execution provider", optional=True),
         "share": Field(
             AMOUNT,
-            "of the teacher's latency, a fraction, timed in turns with it; null where no limit is in percent",
+            "of the teacher's latency, a fraction, timed in turns with it; null but where a limit is in percent",
             optional=True,
         ),
     }

@@ -1,4 +1,4 @@
-"""What channels cost in time that come in no multiples of eight: networks of about equal MACs, timed in turns.
+"""What channels cost in time that come in no multiples of eight: networks timed in turns, beside their MACs.
 
 Channel pruning takes the same share of every layer, so it ends at any number of channels, and its MACs say that it is
 as cheap as a network of a search whose widths are multiples of eight. A runtime that computes channels in blocks of 8
@@ -68,6 +68,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.visits < 1:
         parser.error(f"--visits is at least 1, got {asked.visits}")
+    if len(asked.networks) < 2:
+        parser.error(f"--networks are two or more, the others are timed beside the first, got {len(asked.networks)}")
     try:
         configs = [network(text, tuple(asked.image)) for text in asked.networks]
         with tempfile.TemporaryDirectory() as folder:
@@ -80,12 +82,12 @@ def main() -> None:
         parser.error(str(error))
     print(machine())
     macs = [sum(layer.macs for layer in rows(config)) for config in configs]
-    first = statistics.median(beside.p50_ms for visits in found for _, beside in visits)
+    first = statistics.median(visit.other.p50_ms for visits in found for visit in visits)
     lines = [[asked.networks[0], f"{macs[0] / 1e6:.2f}", f"{first:.3f}", "1", "", "1"]]
     for text, count, visits in zip(asked.networks[1:], macs[1:], found, strict=True):
-        shares = [timing.p50_ms / beside.p50_ms for timing, beside in visits]
+        shares = [visit.share for visit in visits]
         spread = f"{min(shares):.2f} to {max(shares):.2f}"
-        ms = statistics.median(timing.p50_ms for timing, _ in visits)
+        ms = statistics.median(visit.timing.p50_ms for visit in visits)
         middle = statistics.median(shares)
         lines.append([text, f"{count / 1e6:.2f}", f"{ms:.3f}", f"{middle:.2f}", spread, f"{count / macs[0]:.2f}"])
     show(
