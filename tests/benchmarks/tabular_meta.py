@@ -13,25 +13,26 @@ kept in --work, where the same command finds them again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from machine import machine, show
+from real_setting import code_of_searches
 from safetensors import safe_open
 from safetensors.torch import save_file
 from search_doubles import CountingJudge, Table, TableBench
 from tabular_search import PARAMS, asked_table, interval
 
+from rcnas_edge.checkpoint import digest_of, file_sha256
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.memory import Memory, Recall
@@ -106,7 +107,10 @@ def agent(
 
 
 def kept(folder: Path | None, name: str, train: Callable[[], Weights]) -> tuple[Weights, float]:
-    """An agent, and the seconds of the processor that it took; from its file in a folder if it is there."""
+    """An agent, and the seconds of the processor that it took; from its file in a folder if it is there.
+
+    The name holds digests of the table, the configuration and the searches' code: another version trains its own.
+    """
     path = None if folder is None else folder / f"{name}.safetensors"
     if path is not None and path.is_file():
         with safe_open(path, "pt") as file:
@@ -217,7 +221,7 @@ def main() -> None:
         f"{given.tasks} tasks of {given.evaluations} networks; searches of seeds 0 to {given.seeds - 1}; "
         f"{100 * given.hidden:.0f} % of the networks hidden"
     )
-    digest = hashlib.sha256(given.table.read_bytes()).hexdigest()[:8]
+    digest = file_sha256(given.table)
     lines: list[list[str]] = []
     for limit in budgets:
         counts: dict[str, list[int]] = {"meta-trained": [], "its order alone": [], "lookup": [], "from scratch": []}
@@ -225,7 +229,8 @@ def main() -> None:
         for seed in range(given.agents):
             hidden = half(rows, given.hidden, seed)
             config = MetaConfig(seed=seed, evaluations=given.evaluations)
-            name = f"{digest}-{target}-{limit:g}-hidden{given.hidden:g}-{given.tasks}x{given.evaluations}-{seed}"
+            made_of = digest_of([digest, asdict(config), code_of_searches()])[:12]
+            name = f"{target}-{limit:g}-hidden{given.hidden:g}-{given.tasks}x{given.evaluations}-{seed}-{made_of}"
             weights, seconds = kept(
                 given.work,
                 name,
