@@ -263,7 +263,7 @@ def test_a_limit_in_per_cent_of_a_teacher_who_was_not_on_the_board_is_told(
             return unlike(pipeline)
 
     (sentence,) = stage(setting, run, Silent(), work)
-    assert "60% on host/fp32/1 is of a teacher whose latency was measured on this machine" in sentence
+    assert "60% on host/fp32/1 is of a teacher whose latency was that of this machine" in sentence
 
 
 def test_results_of_other_files_or_examples_are_refused(run: Path, setting: TaskSetting, sent_back: dict) -> None:
