@@ -101,6 +101,7 @@ class Full:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_runs")
 def test_every_kind_of_file_is_refused_once_and_the_run_resumes(
     setting: TaskSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
