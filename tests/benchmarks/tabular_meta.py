@@ -121,7 +121,7 @@ def kept(folder: Path | None, name: str, train: Callable[[], Weights]) -> tuple[
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
-        save_file(weights, aside, {"seconds": f"{seconds:.1f}"})
+        save_file(weights, aside, {"seconds": repr(seconds)})
         aside.replace(path)
     return weights, seconds
 
