@@ -283,7 +283,13 @@ def test_a_slow_reference_kernel_is_run_less_often() -> None:
 
 
 def beside(
-    machine: Machine, one: float, other: float, *, seconds: float = 3.0, rest_ms: float | None = REFERENCE
+    machine: Machine,
+    one: float,
+    other: float,
+    *,
+    seconds: float = 3.0,
+    rest_ms: float | None = REFERENCE,
+    rest_seconds: float | None = None,
 ) -> Beside:
     return time_beside(
         lambda: machine.runner(one),
@@ -294,6 +300,7 @@ def beside(
         threads=1,
         seconds=seconds,
         rest_ms=rest_ms,
+        rest_seconds=rest_seconds,
     )
 
 
@@ -327,16 +334,6 @@ def test_a_share_waits_for_the_pace_at_rest_as_long_as_it_is_told() -> None:
     took = []
     for rest_seconds in (None, 0.0):
         machine = Machine(always)
-        time_beside(
-            lambda machine=machine: machine.runner(0.2),
-            lambda machine=machine: machine.runner(0.5),
-            machine.reference,
-            runtime="none",
-            provider="none",
-            threads=1,
-            seconds=1.0,
-            rest_ms=REFERENCE,
-            rest_seconds=rest_seconds,
-        )
+        beside(machine, 0.2, 0.5, seconds=1.0, rest_seconds=rest_seconds)
         took.append(machine.nanoseconds / 1e9)
     assert took[0] > protocol.REST_SECONDS > 10 > took[1] > protocol.PATIENCE

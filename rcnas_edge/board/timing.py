@@ -321,7 +321,7 @@ def time_runs(
     that throttles for good is timed as slow as it has become, and the timing is unstable. One that throttles in turns
     is timed in its quick moments: `at_pace`.
     """
-    sessions_of = _sessions(
+    found = _sessions(
         [open_runner],
         reference,
         seconds=seconds,
@@ -330,7 +330,7 @@ def time_runs(
         warm_runs=warm_runs,
         rest_ms=rest_ms,
     )
-    return sessions_of.timing(0, runtime=runtime, provider=provider, threads=threads)
+    return found.timing(0, runtime=runtime, provider=provider, threads=threads)
 
 
 @dataclass(frozen=True)

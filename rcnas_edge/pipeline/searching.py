@@ -33,7 +33,7 @@ training, so that a trained run can be trained anew in another way after the sam
 CLOSE = 0.03
 """Share of a latency's limit: a finalist that is nearer to it than timings repeat themselves is timed once more."""
 UNSURE = 0.08
-"""The same where the timing is unstable. On a busy machine seven shares in a row were up to 6.5 % from their median."""
+"""The same where the timing is unstable: on a busy machine shares repeat themselves to several percent."""
 
 
 @dataclass(frozen=True)

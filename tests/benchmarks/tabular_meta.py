@@ -27,12 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from machine import machine, show
 from real_setting import code_of_searches
-from safetensors import safe_open
-from safetensors.torch import save_file
 from search_doubles import CountingJudge, Table, TableBench
 from tabular_search import PARAMS, asked_table, interval
 
-from rcnas_edge.checkpoint import digest_of, file_sha256
+from rcnas_edge.checkpoint import digest_of, file_sha256, read_state, write_state
 from rcnas_edge.evaluate import Rate
 from rcnas_edge.search.cached import CachedBench
 from rcnas_edge.search.memory import Memory, Recall
@@ -113,16 +111,13 @@ def kept(folder: Path | None, name: str, train: Callable[[], Weights]) -> tuple[
     """
     path = None if folder is None else folder / f"{name}.safetensors"
     if path is not None and path.is_file():
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, float(file.metadata()["seconds"])  # noqa: SIM118
+        weights, values = read_state(path)
+        return weights, values["seconds"]
     started = time.process_time()
-    weights = {key: tensor.contiguous() for key, tensor in train().items()}
+    weights = train()
     seconds = time.process_time() - started
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        save_file(weights, aside, {"seconds": repr(seconds)})
-        aside.replace(path)
+        write_state(path, weights, {"seconds": seconds})
     return weights, seconds
 
 
